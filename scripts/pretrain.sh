@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Stage 1, pretraining of the adapter:  bash scripts/pretrain.sh [CONFIG] [key=value ...]
+#
+# CONFIG      a yaml file; default configs/emma-7b.yaml where CUDA is present, else configs/tiny.yaml
+# key=value   overrides, such as pretrain.learning_rate=5e-4; --resume auto|never|PATH is passed on too
+set -euo pipefail
+# shellcheck source=scripts/_train.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/_train.sh"
+train pretrain "$@"
