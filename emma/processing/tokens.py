@@ -1,0 +1,99 @@
+"""Segments to ids and labels, in one pass: nothing is tokenized twice, nothing is compared afterwards.
+
+Between two images or special tokens the text is one chunk and is encoded by one call; the character offsets of each
+token say whether any of its characters are supervised. Special tokens in the text itself are not looked for.
+"""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Metaspace
+
+from emma.errors import EmmaError
+from emma.processing.template import Segment
+
+IGNORE = -100
+"""Label of a position that is not supervised."""
+
+
+class SegmentEncoder:
+    """Encodes segments for one LLM tokenizer.
+
+    Sentencepiece writes a dummy space before a text. LLaVA encodes what comes before and after an image separately, so
+    the first chunk and each chunk after an image have one; the chunk after a special token has one only in tokenizers
+    with `legacy: true`. Byte-level tokenizers know no such prefix.
+    """
+
+    def __init__(self, tokenizer, image_token_id: int, num_visual_tokens: int):
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise EmmaError(
+                f"{type(tokenizer).__name__} has no fast (tokenizers) backend, which emma needs for offsets"
+            )
+        self.image_ids = [image_token_id] * num_visual_tokens
+        self.prefix_ids = _prefix_ids(tokenizer)
+        # Own copies: `encode_special_tokens` is a switch on the object, and others use the tokenizer too.
+        self._at_start = Tokenizer.from_str(backend.to_str())
+        self._at_start.no_truncation()
+        self._at_start.no_padding()
+        self._after_special = self._at_start
+        scheme = getattr(self._at_start.pre_tokenizer, "prepend_scheme", None)
+        self._dummy_prefix = isinstance(self._at_start.pre_tokenizer, Metaspace) and scheme != "never"
+        if self._dummy_prefix and scheme == "first":
+            self._after_special = Tokenizer.from_str(self._at_start.to_str())
+            metaspace = self._after_special.pre_tokenizer
+            self._after_special.pre_tokenizer = Metaspace(metaspace.replacement, "never", metaspace.split)
+
+    def encode(self, segments: Sequence[Segment], bos: bool) -> tuple[list[int], list[int]]:
+        """Ids and labels, equally long; each image is `num_visual_tokens` placeholder ids.
+
+        Args:
+            segments: what a template renders.
+            bos: put the tokenizer's BOS in front, if it is one that adds a BOS.
+        """
+        ids = list(self.prefix_ids) if bos else []
+        labels = [IGNORE] * len(ids)
+        text, flags = "", bytearray()
+        after_special = False
+        for segment in [*segments, None]:
+            if segment is not None and segment.kind == "text":
+                text += segment.text
+                flags += bytes([segment.supervised]) * len(segment.text)
+                continue
+            if text:
+                self._encode_chunk(text, flags, after_special, ids, labels)
+                text, flags = "", bytearray()
+            if segment is None:
+                break
+            new = self.image_ids if segment.kind == "image" else [self._special_id(segment.text)]
+            ids += new
+            labels += new if segment.supervised else [IGNORE] * len(new)
+            after_special = segment.kind == "special"
+        return ids, labels
+
+    def _encode_chunk(
+        self, text: str, flags: bytearray, after_special: bool, ids: list[int], labels: list[int]
+    ) -> None:
+        backend = self._after_special if after_special else self._at_start
+        if text[0] == " " and self._dummy_prefix and backend.pre_tokenizer.prepend_scheme != "never":
+            # Metaspace takes a leading space for the dummy prefix; sentencepiece writes one all the same.
+            text, flags = " " + text, flags[:1] + flags
+        backend.encode_special_tokens = True  # not kept by pickling, so set it here
+        encoding = backend.encode(text, add_special_tokens=False)
+        ids += encoding.ids
+        labels += [
+            token if any(flags[start : max(end, start + 1)]) else IGNORE
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+    def _special_id(self, text: str) -> int:
+        token = self._at_start.token_to_id(text)
+        if token is None:
+            raise EmmaError(f"the template writes {text!r}, which is no token of this tokenizer")
+        return token
+
+
+def _prefix_ids(tokenizer) -> list[int]:
+    """[BOS] if this tokenizer puts one before a text, else nothing."""
+    ids = tokenizer("").input_ids
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
