@@ -1,0 +1,13 @@
+"""The EMMA model; importing this package makes it known to transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from emma.model.configuration import ClipTowerConfig, EmmaConfig
+from emma.model.emma import EmmaForConditionalGeneration, part_of
+from emma.model.towers import ClipTowers, read_clip
+
+AutoConfig.register("emma_clip", ClipTowerConfig, exist_ok=True)
+AutoConfig.register("emma", EmmaConfig, exist_ok=True)
+AutoModelForImageTextToText.register(EmmaConfig, EmmaForConditionalGeneration, exist_ok=True)
+
+__all__ = ["ClipTowerConfig", "ClipTowers", "EmmaConfig", "EmmaForConditionalGeneration", "part_of", "read_clip"]

@@ -1,0 +1,180 @@
+"""Reads CLIP weights from an open_clip folder, a Hugging Face CLIP folder, or open_clip's list of pretrained models."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from emma.errors import EmmaError
+from emma.model.configuration import ClipTowerConfig
+
+# Hugging Face's names on the left, open_clip's on the right; q, k and v projections are joined separately.
+_TOP_LEVEL = {
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "visual_projection.weight": "visual.proj",  # transposed
+    "text_projection.weight": "text_projection",  # transposed
+    "logit_scale": "logit_scale",
+}
+_IN_LAYER = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+
+
+def read_clip(source: str | Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+    """Towers' configuration and weights, under open_clip's names.
+
+    Args:
+        source: a folder with `open_clip_config.json` and `open_clip_model.safetensors`; a Hugging Face CLIP folder
+            with `config.json` and `model.safetensors` or `pytorch_model.bin`; or `NAME:PRETRAINED` as in
+            `ViT-L-14-336-quickgelu:openai`, which open_clip takes from its cache or the network.
+
+    Raises:
+        EmmaError: nothing there, an unknown name, an activation or layer that open_clip would compute differently.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        return _read_open_clip_folder(folder)
+    if (folder / "config.json").is_file():
+        return _read_huggingface_folder(folder)
+    if not folder.exists() and ":" in str(source):
+        return _read_pretrained(*str(source).rsplit(":", 1))
+    raise EmmaError(
+        f"no CLIP model at {source}: expected a folder with open_clip_config.json or config.json, "
+        "or an open_clip name such as ViT-L-14-336-quickgelu:openai"
+    )
+
+
+def _tower_config(name: str | None, model: dict, preprocess: dict) -> ClipTowerConfig:
+    """`model` and `preprocess` as in open_clip's configuration files."""
+    if model.get("custom_text") or "embed_dim" not in model:
+        raise EmmaError(f"CLIP model {name}: only open_clip's CLIP class is supported, not its custom text towers")
+    statistics = {f"image_{key}": tuple(preprocess[key]) for key in ("mean", "std") if preprocess.get(key)}
+    return ClipTowerConfig(
+        name=name,
+        embed_dim=model["embed_dim"],
+        quick_gelu=model.get("quick_gelu", False),
+        vision_cfg=model["vision_cfg"],
+        text_cfg=model["text_cfg"],
+        **statistics,
+    )
+
+
+def _read_open_clip_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    weights = _read_weights(folder, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return _tower_config(folder.name, config.get("model_cfg", config), config.get("preprocess_cfg", {})), weights
+
+
+def _read_pretrained(name: str, tag: str) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+    import open_clip
+
+    model_config = open_clip.get_model_config(name)
+    pretrained = open_clip.get_pretrained_cfg(name, tag)
+    if model_config is None or not pretrained:
+        raise EmmaError(f"open_clip knows no model {name} with weights {tag}: see open_clip.list_pretrained()")
+    if model_config.get("quick_gelu", False) != pretrained.get("quick_gelu", False):
+        raise EmmaError(
+            f"{name}:{tag} mixes activations: the architecture has quick_gelu={model_config.get('quick_gelu', False)}, "
+            f"the weights were trained with quick_gelu={pretrained.get('quick_gelu', False)}; "
+            f"use {name.removesuffix('-quickgelu') if name.endswith('-quickgelu') else name + '-quickgelu'}:{tag}"
+        )
+    try:
+        open_clip.download_pretrained(pretrained)
+    except OSError as error:
+        raise EmmaError(f"{name}:{tag} is neither in the cache nor to be had from the network ({error})") from error
+    weights = open_clip.create_model(name, pretrained=tag).state_dict()
+    return _tower_config(name, model_config, pretrained), weights
+
+
+def _read_huggingface_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+    from transformers import CLIPConfig
+
+    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    vision, text = config.vision_config, config.text_config
+    if vision.hidden_act != text.hidden_act or vision.hidden_act not in _ACTIVATIONS:
+        raise EmmaError(
+            f"CLIP folder {folder}: activations {vision.hidden_act} (vision) and {text.hidden_act} (text); "
+            f"both must be the same one of {sorted(_ACTIVATIONS)}"
+        )
+    model = {
+        "embed_dim": config.projection_dim,
+        "quick_gelu": _ACTIVATIONS[vision.hidden_act],
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "layers": vision.num_hidden_layers,
+            "width": vision.hidden_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            "patch_size": vision.patch_size,
+            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+            "norm_kwargs": {"eps": vision.layer_norm_eps},
+        },
+        "text_cfg": {
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "norm_kwargs": {"eps": text.layer_norm_eps},
+        },
+    }
+    preprocess_file = folder / "preprocessor_config.json"
+    preprocess = json.loads(preprocess_file.read_text(encoding="utf-8")) if preprocess_file.is_file() else {}
+    preprocess = {"mean": preprocess.get("image_mean"), "std": preprocess.get("image_std")}
+    weights = _read_weights(folder, "model.safetensors", "pytorch_model.bin")
+    return _tower_config(folder.name, model, preprocess), from_huggingface_names(weights)
+
+
+def from_huggingface_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename Hugging Face `CLIPModel` weights to open_clip's names.
+
+    Raises:
+        EmmaError: a key without a counterpart.
+    """
+    converted = {}
+    for name, tensor in weights.items():
+        if name.endswith("position_ids"):  # a buffer that old files contain
+            continue
+        if name in _TOP_LEVEL:
+            converted[_TOP_LEVEL[name]] = tensor.T if name.endswith("_projection.weight") else tensor
+            continue
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            raise EmmaError(f"not a weight of a Hugging Face CLIPModel: {name}")
+        side, layer, part, kind = match.groups()
+        prefix = f"{'visual.' if side == 'vision' else ''}transformer.resblocks.{layer}."
+        if part in _IN_LAYER:
+            converted[f"{prefix}{_IN_LAYER[part]}.{kind}"] = tensor
+        elif part == "self_attn.q_proj":
+            query_key_value = [weights[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            converted[f"{prefix}attn.in_proj_{kind}"] = torch.cat(query_key_value)
+        elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
+            raise EmmaError(f"not a weight of a Hugging Face CLIPModel: {name}")
+    return converted
+
+
+def _read_weights(folder: Path, safe: str, pickled: str) -> dict[str, torch.Tensor]:
+    if (folder / safe).is_file():
+        from safetensors.torch import load_file
+
+        return load_file(folder / safe)
+    if (folder / pickled).is_file():
+        return torch.load(folder / pickled, map_location="cpu", weights_only=True)
+    raise EmmaError(f"CLIP folder {folder} has neither {safe} nor {pickled}")
