@@ -1,0 +1,1 @@
+"""Evaluation: declarations of benchmarks, one runner, pure scorers that read files only, and reports."""

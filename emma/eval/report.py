@@ -1,0 +1,156 @@
+"""Reports: what was measured, how sure it is and how it was made, as JSON and as markdown."""
+
+import hashlib
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from emma.errors import EmmaError
+from emma.eval.answers import read_answers
+from emma.eval.benchmark import Benchmark, is_world, title
+from emma.eval.predictions import Predictions, write_json
+from emma.eval.scoring.score import Score
+
+
+def score_report(benchmark: Benchmark, data: Path, answers: Path) -> dict[str, Any]:
+    """Score an answers file: reads `data` and `answers` only, no model and no image."""
+    score = benchmark.score(data, read_answers(answers))
+    return {"benchmark": benchmark.name, "title": title(benchmark, data)} | _scored(benchmark, score)
+
+
+def _scored(benchmark: Benchmark, score: Score) -> dict[str, Any]:
+    return score.as_dict() | {"scorer": {"name": benchmark.scorer, "version": benchmark.scorer_version}}
+
+
+def write_report(
+    benchmark: Benchmark,
+    score: Score,
+    predictions: Predictions,
+    fingerprint: dict[str, Any],
+    data: Path,
+    folder: Path,
+    image_control: str,
+) -> dict[str, Any]:
+    """Write `report.json` and `report.md` beside the answers; returns the former."""
+    from emma.checkpoints import provenance
+
+    timings = predictions.timings()
+    seconds = sum(timing["seconds"] for timing in timings)
+    timed = sum(timing["questions"] for timing in timings)
+    config = folder / "train.yaml"
+    report = {"benchmark": benchmark.name, "title": title(benchmark, data, image_control)}
+    report |= _scored(benchmark, score)
+    report |= {
+        "texts": {
+            "empty": sum(not row["text"] for row in predictions.done.values()),
+            "cut_by_max_new_tokens": sum(not row["finished"] for row in predictions.done.values()),
+            "instruction_cut": sum(row["instruction_cut"] > 0 for row in predictions.done.values()),
+        },
+        "data": {"folder": str(data), "world": is_world(data)},
+        "model": {
+            "folder": str(folder),
+            "weights": fingerprint["weights"],
+            "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None,
+        },
+        "fingerprint": fingerprint,
+        "run": {
+            "batch_sizes": sorted({timing["batch_size"] for timing in timings}),
+            "devices": sorted({timing["device"] for timing in timings}),
+            "seconds": round(seconds, 1),
+            "questions_per_second": round(timed / seconds, 2) if seconds else None,
+        },
+        "software": provenance.collect(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    write_json(predictions.folder / "report.json", report)
+    (predictions.folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    return report
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """One report as a page: figures with intervals, answers found, and everything needed to repeat it."""
+    fingerprint, run = report["fingerprint"], report["run"]
+    counts = report["answers"] | report["texts"]
+    how = {
+        "model": report["model"]["folder"],
+        "weights (sha256)": report["model"]["weights"],
+        "training config (sha256 of train.yaml)": report["model"]["config"],
+        "data": report["data"]["folder"],
+        "prompts (sha256)": fingerprint["prompt"]["questions"],
+        "template": fingerprint["prompt"]["template"],
+        "instruction": fingerprint["instruction"],
+        "controls": fingerprint["control"],
+        "image mode": fingerprint["image_mode"],
+        "generation": fingerprint["generation"],
+        "dtype": fingerprint["dtype"],
+        "batch size": ", ".join(map(str, run["batch_sizes"])),
+        "device": ", ".join(run["devices"]),
+        "seconds": run["seconds"],
+        "questions per second": run["questions_per_second"],
+        "scorer": f"{report['scorer']['name']}, version {report['scorer']['version']}",
+        "software": report["software"],
+        "created": report["created"],
+    }
+    lines = [f"# {report['title']}", "", "| figure | percent | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
+    for name, figure in report["figures"].items():
+        shown = f"**{name}**" if name == report["metric"] else name
+        lines.append(f"| {shown} | {figure['value']:.2f} | {_interval(figure)} | {figure['n']} {figure['unit']} |")
+    bootstrap = report["bootstrap"]
+    lines += [
+        "",
+        f"Intervals: percentile bootstrap over {bootstrap['resampled']}, {bootstrap['resamples']} resamples, "
+        f"seed {bootstrap['seed']}.",
+        "",
+        "| answers | |",
+        "| --- | ---: |",
+        *(f"| {name.replace('_', ' ')} | {count} |" for name, count in counts.items()),
+        "",
+        "| how it was made | |",
+        "| --- | --- |",
+        *(f"| {name} | {_cell(value)} |" for name, value in how.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(figure: dict[str, Any]) -> str:
+    return "{:.2f} to {:.2f}".format(*figure["interval"]) if figure["interval"] else "-"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
+    return "not known" if value is None else str(value).replace("|", "\\|")
+
+
+def as_table(reports: list[dict[str, Any]]) -> str:
+    """The primary figures of several reports side by side, in markdown."""
+    lines = ["| benchmark | model | figure | percent | 95 % interval | n |", "| --- | --- | --- | ---: | ---: | ---: |"]
+    for report in reports:
+        cells = (
+            report["title"],
+            f"{report['model']['folder']} ({report['model']['weights'][:12]})",
+            report["metric"].replace("_", " "),
+            f"{report['score']:.2f}",
+            _interval(report),
+            f"{report['n']} {report['unit']}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def find_reports(runs: list[str | Path]) -> list[dict[str, Any]]:
+    """The reports named by `runs`: a report.json, a folder that has one, or a folder somewhere above some."""
+    reports = []
+    for run in map(Path, runs):
+        paths = [run] if run.is_file() else sorted(run.rglob("report.json"))
+        if not paths:
+            raise EmmaError(f"no report.json in {run}; make one with: python -m emma.eval run BENCHMARK --model FOLDER")
+        for path in paths:
+            try:
+                report = json.loads(path.read_text(encoding="utf-8"))
+                as_table([report])
+            except (ValueError, KeyError, TypeError) as error:
+                raise EmmaError(f"{path} is not a report of emma.eval ({error!r})") from error
+            reports.append(report)
+    return reports

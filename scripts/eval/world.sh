@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Held-out questions about the tiny world, by type:  bash scripts/eval/world.sh [CHECKPOINT] [key=value ...]
+#
+# CHECKPOINT  a model folder; default: the last quickstart model
+# key=value   data=DIR|world images=DIR output=DIR batch_size=16 image_control=none|blank max_new_tokens=N
+#             device=cpu dtype=float32 restart=true
+# Data: playground/data/world/eval/world, which python -m emma.data world writes.
+# Answers and report go to CHECKPOINT/eval/world; a run that was stopped goes on when it is started again.
+set -euo pipefail
+# shellcheck source=scripts/_env.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../_env.sh"
+exec "$PYTHON" -m emma.eval run world "$@"
