@@ -1,5 +1,6 @@
 """EmmaProcessor: samples and chats to the model's inputs, with every choice kept in `processor_config.json`."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -150,7 +151,7 @@ class EmmaProcessor(ProcessorMixin):
         images = sample.get("images", [])
         if sum(turn.images for turn in turns) != len(images):
             raise EmmaError(f"{name} names images but brings {len(images)} opened ones in 'images'")
-        ids, labels = self._encode_turns(turns, name)
+        ids, labels = self._encoder.encode(self._render(turns, name), bos=self._template.bos)
         if all(label == IGNORE for label in labels):
             raise EmmaError(f"{name} has no answer to learn from")
         truncated = max(0, len(ids) - max_length)
@@ -175,16 +176,16 @@ class EmmaProcessor(ProcessorMixin):
 
     def length(self, sample: dict) -> int:
         """Exact number of tokens of a sample, visual tokens counted, before truncation. Opens no image."""
-        return len(self._encode_turns(turns_of(sample), f"sample {sample.get('id', '(no id)')!r}")[0])
+        segments = self._render(turns_of(sample), f"sample {sample.get('id', '(no id)')!r}")
+        return self._encoder.length(segments, bos=self._template.bos)
 
-    def _encode_turns(self, turns: list[Turn], name: str) -> tuple[list[int], list[int]]:
+    def _render(self, turns: list[Turn], name: str) -> list[Segment]:
         turns = drop_leading_answer(turns)
         check_alternation(turns, name)
         try:
-            segments = self._template.render(turns)
+            return self._template.render(turns)
         except EmmaError as error:
             raise EmmaError(f"{name}: {error}") from error
-        return self._encoder.encode(segments, bos=self._template.bos)
 
     # ------------------------------------------------------------------------------------ chat, evaluation, serving
 
@@ -339,6 +340,10 @@ class EmmaProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> list[str]:
         written = super().save_pretrained(str(save_directory), **kwargs)
+        if hasattr(self.tokenizer, "legacy"):  # LlamaTokenizer forgets it, and reloads with other ids after `</s>`
+            file = Path(save_directory) / "tokenizer_config.json"
+            settings = json.loads(file.read_text(encoding="utf-8")) | {"legacy": self.tokenizer.legacy}
+            file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.clip_bpe:
             (Path(save_directory) / CLIP_BPE).write_bytes(self.clip_bpe)
         return written

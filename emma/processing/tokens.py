@@ -4,9 +4,9 @@ Between two images or special tokens the text is one chunk and is encoded by one
 token say whether any of its characters are supervised. Special tokens in the text itself are not looked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
 
 from emma.errors import EmmaError
@@ -53,38 +53,46 @@ class SegmentEncoder:
         """
         ids = list(self.prefix_ids) if bos else []
         labels = [IGNORE] * len(ids)
-        text, flags = "", bytearray()
-        after_special = False
-        for segment in [*segments, None]:
-            if segment is not None and segment.kind == "text":
+        for part, flags in self._parts(segments):
+            if isinstance(part, list):
+                ids += part
+                labels += part if flags[0] else [IGNORE] * len(part)
+                continue
+            ids += part.ids
+            labels += [
+                token if flags.find(1, start, max(end, start + 1)) >= 0 else IGNORE
+                for token, (start, end) in zip(part.ids, part.offsets, strict=True)
+            ]
+        return ids, labels
+
+    def length(self, segments: Sequence[Segment], bos: bool) -> int:
+        """Number of ids that `encode` gives, at a third of its cost."""
+        parts = (part for part, _ in self._parts(segments))
+        return len(self.prefix_ids) * bos + sum(len(part) for part in parts)
+
+    def _parts(self, segments: Sequence[Segment]) -> Iterator[tuple[list[int] | Encoding, bytearray]]:
+        """Ids of an image or a special token with one flag, or the encoding of a chunk with one flag a character."""
+        text, flags, after_special = "", bytearray(), False
+        for segment in segments:
+            if segment.kind == "text":
                 text += segment.text
                 flags += bytes([segment.supervised]) * len(segment.text)
                 continue
             if text:
-                self._encode_chunk(text, flags, after_special, ids, labels)
+                yield self._encode_chunk(text, flags, after_special)
                 text, flags = "", bytearray()
-            if segment is None:
-                break
-            new = self.image_ids if segment.kind == "image" else [self._special_id(segment.text)]
-            ids += new
-            labels += new if segment.supervised else [IGNORE] * len(new)
             after_special = segment.kind == "special"
-        return ids, labels
+            yield [self._special_id(segment.text)] if after_special else self.image_ids, bytearray([segment.supervised])
+        if text:
+            yield self._encode_chunk(text, flags, after_special)
 
-    def _encode_chunk(
-        self, text: str, flags: bytearray, after_special: bool, ids: list[int], labels: list[int]
-    ) -> None:
+    def _encode_chunk(self, text: str, flags: bytearray, after_special: bool) -> tuple[Encoding, bytearray]:
         backend = self._after_special if after_special else self._at_start
         if text[0] == " " and self._dummy_prefix and backend.pre_tokenizer.prepend_scheme != "never":
             # Metaspace takes a leading space for the dummy prefix; sentencepiece writes one all the same.
             text, flags = " " + text, flags[:1] + flags
         backend.encode_special_tokens = True  # not kept by pickling, so set it here
-        encoding = backend.encode(text, add_special_tokens=False)
-        ids += encoding.ids
-        labels += [
-            token if any(flags[start : max(end, start + 1)]) else IGNORE
-            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        return backend.encode(text, add_special_tokens=False), flags
 
     def _special_id(self, text: str) -> int:
         token = self._at_start.token_to_id(text)
