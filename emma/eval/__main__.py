@@ -67,6 +67,17 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parsed arguments; argparse gives up on words that stand after options, so these are added to `rest` here."""
+    whole = parser()
+    parsed, words = whole.parse_known_args(arguments)
+    if words and (parsed.command != "run" or any(word.startswith("-") for word in words)):
+        whole.error(f"unrecognized arguments: {' '.join(words)}")
+    if parsed.command == "run":
+        parsed.rest += words
+    return parsed
+
+
 def settings_from(arguments: argparse.Namespace) -> RunSettings:
     """Options and `key=value` words together; a word without `=` is the checkpoint."""
     given = {f.name: getattr(arguments, f.name) for f in fields(RunSettings) if getattr(arguments, f.name) is not None}
@@ -176,7 +187,7 @@ def _write(path: str | None, text: str) -> None:
 @cli
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
-    parsed = parser().parse_args(arguments)
+    parsed = parse(arguments)
     if parsed.command == "run":
         run(parsed.benchmark, settings_from(parsed))
     elif parsed.command == "score":

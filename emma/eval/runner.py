@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from emma.errors import EmmaError
 from emma.eval.answers import read_answers
-from emma.eval.benchmark import Benchmark, Item, check_image_control, find_benchmark
+from emma.eval.benchmark import Benchmark, Item, check_image_control, find_benchmark, title
 from emma.eval.predictions import Predictions
 from emma.eval.report import write_report
 
@@ -56,7 +56,9 @@ def evaluate(
     fingerprint = make_fingerprint(benchmark, items, model, processor, Path(folder), image_control, tokens)
     predictions = Predictions(output, fingerprint, restart)
     todo = [item for item in items if item.id not in predictions.done]
-    failed = _answer_all(benchmark, todo, predictions, model, processor, batch_size, image_control, tokens)
+    failed = _answer_all(
+        title(benchmark, data, image_control), todo, predictions, model, processor, batch_size, image_control, tokens
+    )
     if failed:
         raise EmmaError(
             f"{benchmark.title}: {len(failed)} of {len(items)} questions could not be asked: {'; '.join(failed[:3])}"
@@ -111,7 +113,7 @@ def questions_hash(benchmark: Benchmark, items: list[Item]) -> str:
 
 
 def _answer_all(
-    benchmark: Benchmark,
+    name: str,
     todo: list[Item],
     predictions: Predictions,
     model: "EmmaForConditionalGeneration",
@@ -124,7 +126,7 @@ def _answer_all(
     lengths = {item.id: len(processor.tokenizer(item.prompt).input_ids) for item in todo}
     todo = sorted(todo, key=lambda item: (-len(item.images), -lengths[item.id], item.id))
     bar = tqdm(
-        desc=benchmark.title,
+        desc=name,
         total=len(predictions.done) + len(todo),
         initial=len(predictions.done),
         unit="question",

@@ -19,7 +19,7 @@ class Figure:
     value: float
     n: int
     unit: str
-    interval: tuple[float, float] | None
+    interval: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def figure(counts: Floats, statistic: Callable[[Floats], Floats], n: int, unit: 
     rng = np.random.default_rng(SEED)
     sums = np.stack([_resample(rng, units) @ counts for _ in range(RESAMPLES)])
     low, high = np.percentile(100 * statistic(sums), [2.5, 97.5])
-    return Figure(value, n, unit, (float(low), float(high)))
+    return Figure(value, n, unit, [float(low), float(high)])
 
 
 def _resample(rng: np.random.Generator, units: int) -> NDArray[np.int64]:
