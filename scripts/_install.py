@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -54,18 +53,25 @@ def constraint_lines(text: str, keep_torch: bool) -> list[str]:
     return others + [f"{name}=={importlib.metadata.version(name)}" for name in installed]
 
 
+def activity(line: str) -> str | None:
+    """What a line of pip's output says that pip is doing, short enough for one line on a screen."""
+    if line.startswith("Installing collected packages:"):
+        return f"unpacking {line.count(',') + 1} packages"
+    if match := re.match(r"\s*(Collecting|Downloading|Processing|Building \w+ for) (\S+)", line):
+        return f"{match.group(1).lower()} {match.group(2).rsplit('/', 1)[-1]}"
+    return None
+
+
 def follow(process: subprocess.Popen, log_path: Path) -> None:
     """Copy the process's output to the log until it ends; say every 20 seconds what it is doing."""
-    start, doing = time.monotonic(), "starting"
-    step = re.compile(r"\s*((?:Collecting|Downloading|Processing|Building|Preparing|Installing) .*)")
+    start, doing = time.monotonic(), "starting pip"
 
     def copy() -> None:
         nonlocal doing
         with log_path.open("w", encoding="utf-8") as log:
             for line in process.stdout:
                 log.write(line)
-                if match := step.match(line):
-                    doing = match.group(1)
+                doing = activity(line) or doing
 
     reader = threading.Thread(target=copy)
     reader.start()
@@ -74,7 +80,7 @@ def follow(process: subprocess.Popen, log_path: Path) -> None:
             process.wait(timeout=20)
             break
         except subprocess.TimeoutExpired:
-            say(f"{time.monotonic() - start:5.0f} s: {textwrap.shorten(doing, 90)}")
+            say(f"{time.monotonic() - start:5.0f} s: {doing}")
     reader.join()
 
 
