@@ -23,12 +23,11 @@ CLIP_BPE = "bpe_simple_vocab.txt.gz"
 """File name, beside a CLIP's weights, of a BPE vocabulary of its own (absent: open_clip's, which is OpenAI's)."""
 
 # A line that says how to answer, not what is asked. Taken from LLaVA's mix (VQAv2, GQA, OKVQA, A-OKVQA, OCR-VQA,
-# VizWiz, TextCaps, TextVQA) and the prompts of MME, MMBench, SEED, ScienceQA, MMMU and MathVista.
+# VizWiz, TextVQA) and the prompts of MME, MMBench, SEED, ScienceQA, MMMU and MathVista.
 _FORMAT = re.compile(
     r"\s*(?:"
     r"(?:please\s+)?(?:answer|respond|reply)\b[^?]*\b(?:words?|phrases?|letters?|options?|choices?|sentences?|numbers?|yes|no)\b[^?]*"
     r"|when the provided information is insufficient\b[^?]*"
-    r"|provide a one-sentence caption for the provided image\.?"
     r"|(?:please\s+)?(?:select|choose)\b[^?]*\b(?:options?|answers?|choices?)\b[^?]*"
     r"|reference ocr tokens?:.*"
     r")\s*",
