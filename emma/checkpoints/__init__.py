@@ -1,0 +1,1 @@
+"""Model folders: self-contained, strict, with their provenance."""
