@@ -66,7 +66,7 @@ class Console:
         if self.interactive and sys.stdout.isatty():
             from prompt_toolkit import PromptSession
 
-            session = PromptSession()
+            session = PromptSession(reserve_space_for_menu=0)  # there is nothing to complete
             return lambda: session.prompt("you: ")
         return input
 
