@@ -11,7 +11,9 @@ def seal(folder: str | Path) -> None:
     """Declare a folder complete: flush its files to disk, then write the seal with every file and its size."""
     folder = Path(folder)
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL):
+    # Reports of evaluations (eval/) stand in the folder but are no part of the model: they come and go.
+    members = (path for path in folder.rglob("*") if path.relative_to(folder).parts[0] not in (SEAL, "eval"))
+    for path in sorted(path for path in members if path.is_file()):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         files[path.relative_to(folder).as_posix()] = path.stat().st_size

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from emma.checkpoints.seal import SEAL, is_complete
 from emma.errors import EmmaError
 from emma.paths import resolve
 
@@ -12,10 +13,11 @@ def find_model(root: Path | None = None) -> Path:
     Raises `EmmaError` that says how to get one.
     """
     runs = (root or resolve(".")) / "runs"
-    complete = sorted(runs.glob("tiny*/finetune/model/complete.json"), key=lambda path: path.stat().st_mtime)
-    if not complete:
+    seals = sorted(runs.glob(f"tiny*/finetune/model/{SEAL}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((seal.parent for seal in seals if is_complete(seal.parent)), None)
+    if newest is None:
         raise EmmaError(
             f"no trained model in {runs}/tiny*/finetune/model: make one with bash scripts/quickstart.sh, "
             "or name a checkpoint folder with --model FOLDER"
         )
-    return complete[-1].parent
+    return newest

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from emma.checkpoints.folder import save_folder
+from emma.checkpoints.seal import is_complete
 from emma.errors import EmmaError
 from emma.eval import runner
 from emma.eval.__main__ import parse, settings_from
@@ -211,6 +212,14 @@ def test_report(checkpoint, run, data, tmp_path):
     assert table.count("world (MMVP format)") == 2
     with pytest.raises(EmmaError, match="is not a report"):
         find_reports([tmp_path / "out" / "fingerprint.json"])
+
+
+def test_reports_inside_a_checkpoint_are_no_part_of_it(checkpoint, run, tmp_path):
+    made = checkpoint()
+    run(made, "model/eval/mmvp")
+    checkpoint()  # trained and saved again in the same place
+    (tmp_path / "model" / "eval" / "mmvp" / "report.md").unlink()
+    assert is_complete(tmp_path / "model")
 
 
 def test_where_data_comes_from(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
+from emma.checkpoints.seal import seal
 from emma.errors import EmmaError
 from emma.processing.images import open_image
 from emma.serve import cli, find_model
@@ -171,9 +172,12 @@ def test_find_model_takes_the_newest_complete_one(tmp_path):
         folder = tmp_path / "runs" / name / "finetune" / "model"
         folder.mkdir(parents=True)
         if name != "tiny-unfinished":
-            (folder / "complete.json").write_text("{}")
+            (folder / "config.json").write_text("{}")
+            seal(folder)
             os.utime(folder / "complete.json", (1000 - age, 1000 - age))
     assert find_model(tmp_path) == tmp_path / "runs" / "tiny-b" / "finetune" / "model"
+    (tmp_path / "runs" / "tiny-b" / "finetune" / "model" / "config.json").unlink()
+    assert find_model(tmp_path) == tmp_path / "runs" / "tiny" / "finetune" / "model"
 
 
 @pytest.mark.parametrize("arguments", [["--temperature", "-1"], ["--max-new-tokens", "0"], ["--temperature", "hot"]])
