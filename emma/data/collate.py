@@ -1,0 +1,39 @@
+"""From encoded samples to the batch that the trainer hands to the model."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from emma.errors import EmmaError
+
+if TYPE_CHECKING:
+    from emma.processing.processor import EmmaProcessor
+
+
+class Collator:
+    """Pads encoded samples on the right and keeps their names and counts beside the tensors.
+
+    Returns `{"model": {input_ids int64[B,L], attention_mask int64[B,L], labels int64[B,L], pixel_values float[I,3,H,W],
+    instruction_ids int64[I,M]}, "ids": [str], "supervised": int, "samples": int, "truncated": int, "instruction_cut":
+    int}`. A sample that could not be read arrives as its `EmmaError`; the batch is then `{"error": EmmaError}`,
+    because an exception in a worker process would come out wrapped in a foreign traceback.
+    """
+
+    def __init__(self, processor: "EmmaProcessor"):
+        self.processor = processor
+
+    def __call__(self, items: Sequence[dict | EmmaError]) -> dict[str, Any]:
+        for item in items:
+            if isinstance(item, EmmaError):
+                return {"error": item}
+        tensors = ("input_ids", "labels", "pixel_values", "instruction_ids")
+        encoded = [{key: item[key] for key in tensors if key in item} for item in items]
+        model = dict(self.processor.pad(encoded, side="right"))
+        return {
+            "model": model,
+            "ids": [item["id"] for item in items],
+            # Label 0 of a row is never predicted: position t is judged on the logits of t-1.
+            "supervised": int((model["labels"][:, 1:] != -100).sum()),
+            "samples": sum(not item["masked"] for item in items),
+            "truncated": sum(item["truncated"] > 0 for item in items),
+            "instruction_cut": sum(item["instruction_cut"] > 0 for item in items),
+        }

@@ -1,0 +1,6 @@
+"""Training in two stages: `run(load_recipe("configs/tiny.yaml"), "pretrain")`. Importing this loads no torch."""
+
+from emma.train.launch import TrainingStopped, run
+from emma.train.recipe import Recipe, load_recipe, recipe_hash
+
+__all__ = ["Recipe", "TrainingStopped", "load_recipe", "recipe_hash", "run"]

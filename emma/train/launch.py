@@ -1,0 +1,131 @@
+"""One entry point for a stage: finished already, resumed, or from the start. Heavy imports wait until there is work."""
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from emma.checkpoints.seal import is_complete
+from emma.errors import EmmaError
+from emma.paths import resolve
+from emma.train.assets import asset_fingerprints
+from emma.train.recipe import Recipe, identity, recipe_hash, to_yaml
+from emma.train.saving import STAMP, check_same_run, find_checkpoint, fingerprint, mismatch
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingStopped(SystemExit):
+    """Training was asked to stop, saved a checkpoint and ended; `code` is 128 + the signal's number."""
+
+    def __init__(self, number: int, checkpoint: Path | None):
+        super().__init__(128 + number)
+        self.signal, self.checkpoint = number, checkpoint
+
+
+def run(recipe: Recipe, stage: str, resume: str = "auto") -> Path:
+    """Train a stage and return the folder of the finished model, `OUTPUT/STAGE/model`.
+
+    Args:
+        recipe: from `load_recipe`.
+        stage: `pretrain` or `finetune`.
+        resume: `auto` goes on from the newest complete checkpoint, and returns at once when the stage is finished;
+            `never` moves what is there aside and starts over; a path goes on from that checkpoint.
+
+    Raises:
+        EmmaError: anything that the user can mend.
+        TrainingStopped: after SIGTERM or Ctrl-C, with everything saved.
+    """
+    settings = recipe.stage(stage)
+    folder = resolve(recipe.output) / stage
+    model_folder = folder / "model"
+    start = None if stage == "pretrain" else initial_folder(recipe)
+    stamp = make_stamp(recipe, stage, start)
+    if resume == "auto" and is_complete(model_folder):
+        check_same_run(folder, _stamp_of_model(model_folder), stamp)
+        logger.info("%s is already finished: %s", stage, model_folder)
+        return model_folder
+    if start is not None and not start.is_dir():
+        remedy = (
+            "run --stage pretrain first, or set finetune.init to a model folder"
+            if settings.init is None
+            else "set finetune.init to the folder of a model, or to null for this recipe's own pretraining"
+        )
+        raise EmmaError(f"nothing to fine-tune: {start} does not exist; {remedy}")
+    if start is not None and settings.init is None and not is_complete(start):
+        raise EmmaError(f"nothing to fine-tune: {start} is not complete; run --stage pretrain again")
+    checkpoint = find_checkpoint(folder, resume, stamp)
+    if checkpoint is None:
+        _check_leftovers(folder, stamp, resume)
+    else:
+        logger.info("%s goes on from %s", stage, checkpoint)
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # training never downloads
+    from emma.train.session import train_stage
+
+    train_stage(recipe, stage, folder=folder, start=start, checkpoint=checkpoint, stamp=stamp, fresh=resume == "never")
+    return model_folder
+
+
+def initial_folder(recipe: Recipe) -> Path:
+    """What fine-tuning starts from: `finetune.init`, or the output of the same recipe's pretraining."""
+    init = recipe.finetune.init
+    return resolve(init) if init is not None else resolve(recipe.output) / "pretrain" / "model"
+
+
+def make_stamp(recipe: Recipe, stage: str, start: Path | None) -> dict[str, Any]:
+    """What decides about the outcome of a stage: settings, data and starting weights, by content.
+
+    Data and weights that are not here are None and not compared (a finished stage is still recognised without them).
+    """
+    from emma.data.annotations import content_hash
+
+    files = [resolve(source.annotations) for source in recipe.stage(stage).data]
+    return {
+        "hash": recipe_hash(recipe, stage),
+        "stage": stage,
+        "recipe": identity(recipe, stage),
+        "data": [content_hash(file) for file in files] if all(file.is_file() for file in files) else None,
+        "start": asset_fingerprints(recipe) if start is None else fingerprint(start) if start.is_dir() else None,
+    }
+
+
+def _stamp_of_model(model_folder: Path) -> dict[str, Any]:
+    """The stamp that a finished model carries in its provenance."""
+    try:
+        return json.loads((model_folder / "provenance.json").read_text(encoding="utf-8"))["run"]
+    except (FileNotFoundError, KeyError, json.JSONDecodeError):
+        raise EmmaError(
+            f"{model_folder} does not say which run made it (provenance.json); move it away or choose another output="
+        ) from None
+
+
+def _check_leftovers(folder: Path, stamp: dict[str, Any], resume: str) -> None:
+    """Without a checkpoint to go on from, a folder of another recipe is not written into."""
+    if resume == "never" or not (folder / STAMP).is_file():
+        return
+    old = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    if mismatch(old, stamp):
+        logger.warning("%s holds the beginning of another recipe without any checkpoint; it is moved aside", folder)
+        set_aside(folder)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a stage's folder, so that a fresh start destroys nothing."""
+    target = folder.with_name(f"{folder.name}-replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.rename(target)
+    logger.info("moved %s to %s", folder, target.name)
+
+
+def stopped_message(stopped: TrainingStopped, command: str) -> str:
+    """How it ended and how to go on."""
+    name = signal.Signals(stopped.signal).name
+    return f"stopped by {name}; saved {stopped.checkpoint}. Go on with: {command}"
+
+
+def stamp_record(recipe: Recipe, stamp: dict[str, Any]) -> dict[str, str]:
+    """The files that a stage's folder and each of its checkpoints carry: the stamp and the resolved recipe."""
+    return {STAMP: json.dumps(stamp, indent=1), "train.yaml": to_yaml(recipe)}

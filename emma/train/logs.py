@@ -1,0 +1,137 @@
+"""What a run reports while it trains: one JSON line per interval, a progress bar or lines, and throughput."""
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+FILE = "log.jsonl"
+
+
+def truncate_log(file: Path, step: int) -> None:
+    """Keep the lines up to `step`, so that a resumed run doubles none; a half-written last line goes too."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["step"] > step:
+            break
+        kept.append(line + "\n")
+    temporary = file.with_name(f"{file.name}.partial")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(file)
+
+
+class Throughput:
+    """Counts of the interval since the last log line."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.steps = self.samples = self.supervised = self.truncated = self.instruction_cut = 0
+
+    def read(self) -> dict[str, float]:
+        """Rates per second of wall time, over all ranks; `data_wait` is the share of it spent waiting for data."""
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        return {
+            "samples_per_second": round(self.samples / seconds, 3),
+            "supervised_tokens_per_second": round(self.supervised / seconds, 2),
+            "supervised_tokens": self.supervised,
+            "samples": self.samples,
+            "samples_truncated": self.truncated,
+            "instructions_cut": self.instruction_cut,
+            "data_wait": round(self.waited / seconds, 4),
+            "seconds": round(seconds, 3),
+        }
+
+
+class JsonLog(TrainerCallback):
+    """Appends each interval's numbers to `log.jsonl`: step, epoch, loss, learning_rate, grad_norm and throughput."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class Progress(TrainerCallback):
+    """A bar on a terminal, else one line per log interval."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.bar: tqdm | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, dynamic_ncols=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        if self.bar is not None:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", tokens_s=f"{logs['supervised_tokens_per_second']:.0f}")
+            return
+        logger.info(
+            "%s step %d/%d  loss %.4f  lr %.3g  grad %.3g  %.1f samples/s  %.0f supervised tokens/s  data wait %.0f %%",
+            self.name,
+            state.global_step,
+            state.max_steps,
+            logs["loss"],
+            logs["learning_rate"],
+            logs.get("grad_norm", float("nan")),
+            logs["samples_per_second"],
+            logs["supervised_tokens_per_second"],
+            100 * logs["data_wait"],
+        )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar where it stands, also when training ends by an exception."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def prepare_trackers(report_to: list[str], folder: Path, name: str) -> None:
+    """Environment for the trackers: wandb goes offline when nobody is logged in; files land in the stage's folder."""
+    if "wandb" in report_to:
+        os.environ.setdefault("WANDB_PROJECT", "emma")
+        os.environ.setdefault("WANDB_DIR", str(folder))
+        os.environ.setdefault("WANDB_NAME", name)
+        if "WANDB_MODE" not in os.environ:
+            import wandb
+
+            if not wandb.api.api_key:
+                os.environ["WANDB_MODE"] = "offline"
+                logger.info(
+                    "wandb: not logged in, so the run is kept offline in %s (wandb sync uploads it)", folder / "wandb"
+                )
+    if "tensorboard" in report_to:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    if "trackio" in report_to:
+        os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))

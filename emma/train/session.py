@@ -1,0 +1,181 @@
+"""The work of a stage from first to last: processes, data, model, table, training, the finished model folder."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from emma.checkpoints import provenance
+from emma.checkpoints.folder import save_folder
+from emma.checkpoints.seal import is_complete
+from emma.data.collate import Collator
+from emma.data.dataset import TrainingDataset, sample_lengths, usable
+from emma.data.mixture import Mixture
+from emma.data.sampler import Draw, StepSampler
+from emma.model import EmmaForConditionalGeneration
+from emma.processing.processor import EmmaProcessor
+from emma.train.arguments import set_steps, training_arguments
+from emma.train.launch import TrainingStopped, set_aside, stamp_record
+from emma.train.logs import FILE as LOG_FILE
+from emma.train.logs import prepare_trackers, truncate_log
+from emma.train.recipe import Recipe, to_yaml
+from emma.train.saving import checkpoints
+from emma.train.signals import StopRequest
+from emma.train.stages import build_initial, freeze_table, load_for_stage
+from emma.train.trainer import EmmaTrainer
+
+logger = logging.getLogger(__name__)
+
+PROBED = 32  # samples that the estimate of supervised tokens per step encodes
+
+
+def train_stage(
+    recipe: Recipe,
+    stage: str,
+    *,
+    folder: Path,
+    start: Path | None,
+    checkpoint: Path | None,
+    stamp: dict[str, Any],
+    fresh: bool,
+) -> None:
+    """Train a stage into `folder`; see `launch.run`, which has decided where to begin.
+
+    Args:
+        start: model folder to fine-tune; None: build the step-0 folder from LLM, CLIP and a fresh adapter.
+        checkpoint: to go on from.
+        fresh: move an existing folder aside.
+    """
+    settings = recipe.stage(stage)
+    prepare_trackers(settings.report_to, folder, f"{recipe.name}-{stage}")
+    args = training_arguments(settings, stage, folder, recipe.seed)
+    records = stamp_record(recipe, stamp)
+    with args.main_process_first(local=False, desc="data and step-0 model"):
+        if args.process_index == 0:
+            if fresh and folder.exists():
+                set_aside(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in records.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+            if start is None and not is_complete(folder / "init"):
+                build_initial(recipe, folder / "init", stamp, torch.bfloat16 if args.bf16 else torch.float32)
+        mixture = Mixture.open(settings.data, stage)
+        model, processor = load_for_stage(recipe, stage, start or folder / "init", torch.device("cpu"), args.bf16)
+        lengths = sample_lengths(mixture, processor, settings.workers)
+    dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
+    if args.process_index == 0:
+        logger.info("%s", "\n".join(describe(recipe, stage, model, dataset, sampler)))
+    with StopRequest() as stop:
+        trainer = EmmaTrainer(
+            model=model,
+            args=args,
+            dataset=dataset,
+            sampler=sampler,
+            collator=Collator(processor),
+            loss_norm=settings.loss_norm,
+            keep=settings.keep,
+            records=records,
+            stop=stop,
+            name=f"{recipe.name} {stage}",
+        )
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            trainer.progress.close()
+        if not stop.received:
+            facts = {"stage": stage, "steps": trainer.state.global_step, "run": stamp, "data": mixture.manifest()}
+            _finish(recipe, folder, start, trainer, processor, facts)
+    if stop.received:
+        saved = checkpoints(folder)
+        raise TrainingStopped(stop.received, saved[max(saved)] if saved else None)
+
+
+def _data(
+    recipe: Recipe,
+    stage: str,
+    mixture: Mixture,
+    processor: EmmaProcessor,
+    lengths: Any,
+    args: TrainingArguments,
+) -> tuple[TrainingDataset, StepSampler]:
+    """Data set and sampler of a stage; enters the number of steps into `args`."""
+    settings = recipe.stage(stage)
+    kept = usable(mixture, lengths, settings.max_length, settings.over_length)
+    mixture = mixture.select(kept)
+    dataset = TrainingDataset(
+        mixture,
+        processor,
+        max_length=settings.max_length,
+        over_length=settings.over_length,
+        seed=recipe.seed,
+    )
+    has_image = mixture.has_image()
+    sampler = StepSampler(
+        lengths[kept].clip(max=settings.max_length),
+        has_image,
+        batch_size=settings.batch_size,
+        micro_batch=args.per_device_train_batch_size,
+        total_steps=0,
+        seed=recipe.seed,
+        rank=args.process_index,
+        world_size=args.world_size,
+    )
+    sampler.total_steps = set_steps(args, settings, sampler.steps_per_epoch)
+    return dataset, sampler
+
+
+def describe(
+    recipe: Recipe,
+    stage: str,
+    model: EmmaForConditionalGeneration,
+    dataset: TrainingDataset,
+    sampler: StepSampler,
+) -> list[str]:
+    """The table at the start: parts, frozen or trained, parameters, dtypes, batch, supervised tokens, steps."""
+    settings = recipe.stage(stage)
+    probe = range(0, len(dataset), max(1, len(dataset) // PROBED))[:PROBED]
+    supervised = [int((dataset.encode(Draw(index, 0, False))["labels"][1:] != -100).sum()) for index in probe]
+    per_sample = sum(supervised) / len(supervised)
+    images = int(sampler.has_image.sum())
+    tokens = sampler.lengths.mean()
+    return [
+        f"{recipe.name}: {stage}",
+        *freeze_table(model),
+        f"data: {len(dataset):,} samples ({images:,} with image), {tokens:.0f} tokens on average, "
+        f"{int(sampler.lengths.max()):,} at most",
+        f"effective batch: {sampler.batch_size} = {sampler.micro_batch} per process x {sampler.world_size} process(es) "
+        f"x {sampler.accumulation} accumulation; loss normalised per {settings.loss_norm}",
+        f"supervised tokens: about {per_sample * sampler.batch_size:,.0f} per step "
+        f"({per_sample:.1f} per sample, mean of {len(supervised)})",
+        f"steps: {sampler.total_steps:,} = {sampler.total_steps / sampler.steps_per_epoch:.2f} epochs of "
+        f"{sampler.steps_per_epoch:,}; learning rate {settings.learning_rate:g}, {settings.schedule}",
+    ]
+
+
+def _finish(
+    recipe: Recipe,
+    folder: Path,
+    start: Path | None,
+    trainer: EmmaTrainer,
+    processor: EmmaProcessor,
+    facts: dict[str, Any],
+) -> None:
+    """Save the finished model as one self-contained folder; it gets its name when it is complete."""
+    model = trainer.model
+    if trainer.args.bf16:
+        model.to(torch.bfloat16)  # the adapter stays float32
+    if trainer.is_world_process_zero():
+        target, partial = folder / "model", folder / "model.partial"
+        if partial.exists():
+            shutil.rmtree(partial)
+        parent = str(start) if start else {"llm": recipe.model.llm, "clip": recipe.model.clip}
+        save_folder(partial, model, processor, provenance.collect() | facts | {"parent": parent}, to_yaml(recipe))
+        if target.exists():
+            set_aside(target)
+        partial.rename(target)
+        logger.info("finished: %s", target)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,126 @@
+"""From a recipe to a model that is ready for a stage: assets, the step-0 folder, freezing, dtypes, processor."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from emma.checkpoints import provenance
+from emma.checkpoints.folder import load_folder, save_folder
+from emma.errors import EmmaError
+from emma.model import EmmaForConditionalGeneration, part_of, read_clip
+from emma.processing.instruction import find_clip_bpe
+from emma.processing.processor import EmmaProcessor
+from emma.train.assets import find_asset
+from emma.train.recipe import Recipe, StageRecipe, to_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+TRAINED = {"pretrain": ("adapter",), "finetune": ("adapter", "llm")}
+
+
+def stage_processor(config, tokenizer, stage: StageRecipe, clip_bpe: bytes | None = None) -> EmmaProcessor:
+    """The processor with a stage's template, image mode and instruction rules."""
+    return EmmaProcessor.from_model_config(
+        config,
+        tokenizer,
+        template=stage.template,
+        image_mode=stage.image_mode,
+        instruction=dataclasses.asdict(stage.instruction),
+        eval_instruction=dataclasses.asdict(stage.eval_instruction) if stage.eval_instruction else None,
+        clip_bpe=clip_bpe,
+    )
+
+
+def build_initial(recipe: Recipe, folder: Path, stamp: dict, dtype: torch.dtype) -> None:
+    """Put LLM, CLIP and a fresh adapter together and save them as the self-contained step-0 folder."""
+    llm_folder = find_asset(recipe, "llm")
+    clip_source = find_asset(recipe, "clip")
+    logger.info("building the model from %s and %s", llm_folder, clip_source)
+    llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+    model = EmmaForConditionalGeneration.from_parts(
+        llm,
+        read_clip(clip_source),
+        alignment=recipe.model.alignment,
+        text_layer=recipe.model.text_layer,
+        projector=recipe.model.projector,
+        seed=recipe.seed,
+    )
+    processor = stage_processor(model.config, tokenizer, recipe.pretrain, find_clip_bpe(clip_source))
+    facts = provenance.collect() | {"stage": "init", "steps": 0, "run": stamp}
+    save_folder(folder, model, processor, facts, to_yaml(recipe))
+
+
+def load_for_stage(
+    recipe: Recipe, stage: str, folder: Path, device: torch.device, bf16: bool
+) -> tuple[EmmaForConditionalGeneration, EmmaProcessor]:
+    """Model and processor for a stage, frozen as it wants, in the dtypes that it wants.
+
+    Dtypes: all float32, except that with bf16 everything frozen is stored in bfloat16. Trainable tensors are float32
+        master
+    weights in any case; with bf16 their products run in bfloat16 under autocast.
+
+    Raises:
+        EmmaError: the folder holds another architecture than the recipe asks for.
+    """
+    settings = recipe.stage(stage)
+    frozen_dtype = torch.bfloat16 if bf16 else torch.float32
+    llm_trained = "llm" in TRAINED[stage]
+    model, saved = load_folder(folder, dtype=torch.float32 if llm_trained else frozen_dtype, device=device)
+    for key in ("alignment", "text_layer", "projector"):
+        wanted, found = getattr(recipe.model, key), getattr(model.config, key)
+        if wanted != found:
+            raise EmmaError(f"model.{key} is {wanted!r}, but {folder} holds a model with {found!r}")
+    model.towers.to(frozen_dtype)
+    freeze(model, stage)
+    model.train()
+    return model, stage_processor(model.config, saved.tokenizer, settings, saved.clip_bpe)
+
+
+def freeze(model: EmmaForConditionalGeneration, stage: str) -> None:
+    """Make exactly the stage's parts trainable. After loading: transformers unfreezes what it loads."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in TRAINED[stage])
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise EmmaError(f"{name} is trainable but {parameter.dtype}: master weights must be float32")
+
+
+def freeze_table(model: nn.Module) -> list[str]:
+    """One line per part: what it is, trained or frozen, tensors, parameters, dtype."""
+    rows = [("part", "state", "tensors", "parameters", "dtype")]
+    everything = list(model.named_parameters())
+    for part in dict.fromkeys(name.split(".", 1)[0] for name, _ in everything):
+        parameters = [parameter for name, parameter in everything if name.split(".", 1)[0] == part]
+        rows.append((part, *_summary(parameters)))
+    trained = [parameter for _, parameter in everything if parameter.requires_grad]
+    total = sum(parameter.numel() for _, parameter in everything)
+    share = 100 * sum(parameter.numel() for parameter in trained) / total
+    rows.append(("all", *_summary([parameter for _, parameter in everything])))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    right = (2, 3)
+    lines = [
+        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    trained_count = sum(parameter.numel() for parameter in trained)
+    return [*lines, f"trained: {trained_count:,} of {total:,} parameters ({share:.2f} %)"]
+
+
+def _summary(parameters: "Iterable[nn.Parameter]") -> tuple[str, str, str, str]:
+    parameters = list(parameters)
+    states = {"trained" if parameter.requires_grad else "frozen" for parameter in parameters}
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+    return (
+        states.pop() if len(states) == 1 else "part trained",
+        f"{len(parameters):,}",
+        f"{sum(parameter.numel() for parameter in parameters):,}",
+        "+".join(dtypes),
+    )
