@@ -1,11 +1,10 @@
 """Ids, labels and pixels against values recorded from the released LLaVA-1.5 code on tiny random weights."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from llava_record import ASSETS, EXPECTED, INSTRUCT, PLACEHOLDER, PRETRAIN, RECORD, SIZE, N, expand, with_images
 from transformers import AutoTokenizer
 
 from emma.processing.images import open_image, preprocess
@@ -14,13 +13,6 @@ from emma.processing.processor import EmmaProcessor
 from emma.processing.template import RoleTemplate
 from emma.processing.tokens import IGNORE
 
-ASSETS = Path(__file__).parent.parent / "assets" / "parity"
-SIZE, N, PLACEHOLDER = 56, 16, 640
-
-EXPECTED = load_file(ASSETS / "llava15" / "expected.safetensors")
-RECORD = json.loads((ASSETS / "llava15" / "expected.json").read_text())
-INSTRUCT = {row["id"]: row for row in json.loads((ASSETS / "data" / "instruct.json").read_text())}
-PRETRAIN = json.loads((ASSETS / "data" / "pretrain.json").read_text())
 # The released code masks these two samples completely ("tokenization mismatch"). Here they are ordinary samples.
 MASKED_UPSTREAM = {"mismatch_role_marker_in_user", "mismatch_eos_in_answer"}
 
@@ -37,18 +29,6 @@ def make(tokenizer):
         return EmmaProcessor(tokenizer, **sizes, **choices)
 
     return make
-
-
-def with_images(row: dict) -> dict:
-    return row | {"images": [open_image(ASSETS / "images" / row["image"])] if "image" in row else []}
-
-
-def expand(ids: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[list[int], list[int]]:
-    """Recorded ids have one -200 for an image: here it is N placeholders, none of them supervised."""
-    labels = ids if labels is None else labels
-    pairs = zip(ids.tolist(), labels.tolist(), strict=True)
-    rows = [pair for i, label in pairs for pair in ([(PLACEHOLDER, IGNORE)] * N if i == -200 else [(i, label)])]
-    return [i for i, _ in rows], [label for _, label in rows]
 
 
 @pytest.mark.parametrize("sample_id", sorted(INSTRUCT))
