@@ -109,7 +109,10 @@ class Mixture:
         return np.concatenate(parts)[self._rows]
 
     def manifest(self) -> list[dict]:
-        """What the run was trained on: per source the file, its rows, repeats and sha256."""
+        """What the run was trained on: per source the file, its rows, repeats, sha256, whether it is the tiny world's.
+
+        Evaluation asks a model of the tiny world the world's own questions (`emma.eval.benchmark.find_data`).
+        """
         return [
             {
                 "annotations": str(source.annotations),
@@ -117,6 +120,7 @@ class Mixture:
                 "rows": len(source.table),
                 "repeat": source.repeat,
                 "sha256": source.sha256,
+                "world": (Path(source.annotations).parent / "world.json").is_file(),
             }
             for source in self.sources
         ]

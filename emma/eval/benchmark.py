@@ -68,12 +68,13 @@ def is_world(data: Path) -> bool:
 def find_data(benchmark: Benchmark, data: str | Path | None, provenance: dict) -> Path:
     """The folder with a benchmark's files.
 
-    `data` is a folder, or `world` for the tiny world's set. With None, a checkpoint that was trained on the tiny world
-    (`data.world` in its provenance) gets the world's set and every other one `playground/data/eval/<benchmark>`.
+    `data` is a folder, or `world` for the tiny world's set. With None, a checkpoint whose `provenance` says that it was
+    trained on the tiny world gets the world's set, and every other one `playground/data/eval/<benchmark>`.
     """
-    trained_on = provenance.get("data") or {}
-    if data == "world" or (data is None and (trained_on.get("world") or benchmark.name == "world")):
-        folder = resolve(trained_on.get("folder") or WORLD_FOLDER) / "eval" / benchmark.name
+    trained_on = world_of(provenance)
+    if data == "world" or (data is None and (trained_on or benchmark.name == "world")):
+        world = trained_on if trained_on and trained_on.is_dir() else resolve(WORLD_FOLDER)
+        folder = world / "eval" / benchmark.name
         remedy = "make it with: python -m emma.data world"
     elif data is None:
         folder = resolve("playground/data/eval") / benchmark.name
@@ -84,6 +85,14 @@ def find_data(benchmark: Benchmark, data: str | Path | None, provenance: dict) -
     if not folder.is_dir():
         raise EmmaError(f"{benchmark.title}: no folder {folder}. It should hold {benchmark.files}; {remedy}")
     return folder
+
+
+def world_of(provenance: dict) -> Path | None:
+    """The tiny world's folder when all training data of a checkpoint comes from there (training records it)."""
+    sources = provenance.get("data") or []
+    if not sources or not all(source.get("world") for source in sources):
+        return None
+    return Path(sources[0]["annotations"]).parent
 
 
 def title(benchmark: Benchmark, data: Path, image_control: str = "none") -> str:

@@ -231,10 +231,16 @@ def test_where_data_comes_from(tmp_path, monkeypatch):
     for folder in (of_world / "mmvp", of_world / "world", official):
         folder.mkdir(parents=True)
     assert find_data(mmvp, None, {}) == official
-    assert find_data(mmvp, None, {"data": {"world": True}}) == of_world / "mmvp"
+    trained = {"data": [{"annotations": "/gone/finetune.json", "world": True}]}
+    assert find_data(mmvp, None, trained) == of_world / "mmvp"
+    mixed = {"data": [*trained["data"], {"annotations": "/gone/other.json", "world": False}]}
+    assert find_data(mmvp, None, mixed) == official
+    own = tmp_path / "my world"
+    (own / "eval" / "mmvp").mkdir(parents=True)
+    assert find_data(mmvp, None, {"data": [{"annotations": str(own / "a.json"), "world": True}]}) == own / "eval/mmvp"
     assert find_data(mmvp, "world", {}) == of_world / "mmvp"
     assert find_data(world, None, {}) == of_world / "world"
-    assert find_data(mmvp, str(official), {"data": {"world": True}}) == official
+    assert find_data(mmvp, str(official), trained) == official
 
 
 def test_command_line_settings():
