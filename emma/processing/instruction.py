@@ -202,5 +202,5 @@ class ClipTokenizer:
 
 def find_clip_bpe(clip: str | Path) -> bytes | None:
     """Contents of `CLIP_BPE` in a CLIP folder; None if there is none, or if `clip` is not a folder but a name."""
-    file = Path(clip) / CLIP_BPE
+    file = Path(clip).expanduser() / CLIP_BPE
     return file.read_bytes() if file.is_file() else None

@@ -116,28 +116,34 @@ def test_clip_ids():
         assert cut == max(0, case["untruncated_len"] - 77), case["text"]
 
 
-# The real Llama tokenizer is not stored here, its ids are. Llama's normal text cuts ids at every "▁", so what can be
-# checked without it: where the answers begin and end, that the prefix is one and the same, and what follows `</s>`.
+# The real Llama tokenizer is not stored here, only ids that it gave. What they say about LLaVA's rules (what follows an
+# image, what follows `</s>`, how many stretches are supervised) must hold for the small tokenizer of the same kind.
 LLAMA = json.loads((ASSETS / "llama_tokenizer.json").read_text())
+LLAMA_SPACE, LLAMA_NEWLINE, LLAMA_USER = 29871, 13, [3148, 1001]  # "▁", "\n", "▁US" "ER"
 
 
+@pytest.mark.parametrize("sample_id", sorted(INSTRUCT))
 @pytest.mark.parametrize("legacy", [False, True])
-def test_what_follows_eos_depends_on_legacy_as_recorded(legacy):
-    """`</s>USER:` has a dummy space in between in legacy tokenizers only; after an image there is always one."""
-    recorded = LLAMA["legacy_true" if legacy else "legacy_false"]
-    after_eos = recorded["raw"]["Hello</s>USER: x"]
+def test_rules_seen_in_ids_of_the_real_tokenizer(sample_id, legacy):
+    rows = LLAMA["legacy_true" if legacy else "legacy_false"]["v1"]
+    recorded = next(row for row in rows if row["id"] == sample_id)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "llm-base", legacy=legacy)
     processor = EmmaProcessor(tokenizer, SIZE, N, image_token_id=PLACEHOLDER, alignment="none")
-    encoded = processor.encode_training(with_images(INSTRUCT["multi_turn"]), max_length=2048)
-    tokens = tokenizer.convert_ids_to_tokens([min(i, PLACEHOLDER - 1) for i in encoded["input_ids"].tolist()])
-    ids = encoded["input_ids"].tolist()
-    eos = ids.index(2)
-    assert (tokens[eos + 1] == "▁") == legacy == (after_eos != LLAMA["legacy_false"]["raw"]["Hello</s>USER: x"])
-    after_image = ids.index(PLACEHOLDER) + N
-    assert tokens[after_image : after_image + 2] == ["▁", "<0x0A>"]
-    supervised = [i for i, label in enumerate(encoded["labels"].tolist()) if label != IGNORE]
-    runs = sum(i - 1 not in supervised for i in supervised)
-    assert runs == len(next(r for r in recorded["v1"] if r["id"] == "multi_turn")["supervised_ranges"])
+    encoded = processor.encode_training(with_images(INSTRUCT[sample_id]), max_length=10_000)
+    ids, labels = encoded["input_ids"].tolist(), encoded["labels"].tolist()
+
+    def after(values, marker, count=2):
+        return [values[i + 1 : i + 1 + count] for i in range(len(values) - 1) if values[i] == marker]
+
+    if recorded["has_image"]:
+        assert after(recorded["input_ids"], -200) == [[LLAMA_SPACE, LLAMA_NEWLINE]]
+        assert tokenizer.convert_ids_to_tokens(after(ids, PLACEHOLDER)[-1]) == ["▁", "<0x0A>"]
+    if sample_id not in MASKED_UPSTREAM:
+        ends = after(recorded["input_ids"], tokenizer.eos_token_id)
+        assert all((end == LLAMA_USER) == legacy for end in ends)
+        assert [tokenizer.convert_ids_to_tokens(end)[0] == "▁" for end in after(ids, 2)] == [legacy] * len(ends)
+        starts = sum(label != IGNORE and labels[i - 1] == IGNORE for i, label in enumerate(labels))
+        assert starts == len(recorded["supervised_ranges"])
 
 
 def test_system_prompt_is_the_recorded_one():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from emma.errors import EmmaError
 from emma.processing.instruction import CLIP_BPE, InstructionRule
@@ -156,6 +156,38 @@ def test_byte_level_tokenizer_and_its_own_template(make, byte_level):
     assert ids == byte_level.apply_chat_template(text_only, add_generation_prompt=True)["input_ids"]
     vicuna = make(byte_level).encode_training(sample("what?", "red"), max_length=1000)
     assert answers(make(byte_level), vicuna) == [" red<|im_end|>"]
+
+
+LLAMA2 = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<s>[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + ' </s>' }}{% endif %}{% endfor %}"
+)
+
+
+def test_template_that_writes_bos_and_spaces_itself(make, llama):
+    llama.chat_template = LLAMA2
+    processor = make(llama, template="tokenizer")
+    encoded = processor.encode_training(sample("What is 1 + 1?", "It is 2.", "More", "No"), max_length=1000)
+    messages = [
+        {"role": "user", "content": "What is 1 + 1?"},
+        {"role": "assistant", "content": "It is 2."},
+        {"role": "user", "content": "More"},
+        {"role": "assistant", "content": "No"},
+    ]
+    assert encoded["input_ids"].tolist() == llama.apply_chat_template(messages)["input_ids"]
+    assert answers(processor, encoded) == ["It is 2. </s>", "No </s>"]
+
+
+def test_special_tokens_that_swallow_whitespace(make, byte_level):
+    tokenizer = copy.deepcopy(byte_level)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|user|>", rstrip=True, normalized=False)]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|user|>\n \n{{ m['role'] }} {{ m['content'] }}<|im_end|>\n{% endfor %}"
+    )
+    processor = make(tokenizer, template="tokenizer")
+    messages = [{"role": "user", "content": "red blue"}]
+    native = tokenizer.apply_chat_template(messages)["input_ids"]
+    assert processor.encode_prompt(messages)["input_ids"].tolist() == native
 
 
 def test_images_and_instructions_of_a_sample(make):
