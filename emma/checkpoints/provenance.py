@@ -24,7 +24,7 @@ def collect() -> dict[str, Any]:
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--untracked-files=no")
-    versions = {"emma": emma.__version__}
+    versions: dict[str, str | None] = {"emma": emma.__version__}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ def _tower_config(name: str | None, model: dict, preprocess: dict) -> ClipTowerC
     """`model` and `preprocess` as in open_clip's configuration files."""
     if model.get("custom_text") or "embed_dim" not in model:
         raise EmmaError(f"CLIP model {name}: only open_clip's CLIP class is supported, not its custom text towers")
-    statistics = {f"image_{key}": tuple(preprocess[key]) for key in ("mean", "std") if preprocess.get(key)}
+    statistics: dict[str, Any] = {f"image_{key}": preprocess[key] for key in ("mean", "std") if preprocess.get(key)}
     return ClipTowerConfig(
         name=name,
         embed_dim=model["embed_dim"],
@@ -106,7 +107,7 @@ def _read_pretrained(name: str, tag: str) -> tuple[ClipTowerConfig, dict[str, to
 def _read_huggingface_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
     from transformers import CLIPConfig
 
-    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
     vision, text = config.vision_config, config.text_config
     if vision.hidden_act != text.hidden_act or vision.hidden_act not in _ACTIVATIONS:
         raise EmmaError(

@@ -1,5 +1,8 @@
 """Configurations: of the frozen CLIP towers, and of EMMA as towers + alignment + projector + LLM."""
 
+from dataclasses import field
+from typing import Any
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -30,21 +33,19 @@ class ClipTowerConfig(PreTrainedConfig):
     name: str | None = None
     embed_dim: int = 768
     quick_gelu: bool = True
-    vision_cfg: dict | None = None
-    text_cfg: dict | None = None
+    vision_cfg: dict = field(default_factory=lambda: {"image_size": 336, "layers": 24, "width": 1024, "patch_size": 14})
+    text_cfg: dict = field(
+        default_factory=lambda: {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12}
+    )
     image_mean: list[float] | tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
     image_std: list[float] | tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.vision_cfg is None:
-            self.vision_cfg = {"image_size": 336, "layers": 24, "width": 1024, "patch_size": 14}
-        if self.text_cfg is None:
-            self.text_cfg = {"context_length": 77, "vocab_size": 49408, "width": 768, "heads": 12, "layers": 12}
-        for field in _UNSUPPORTED:
-            if self.vision_cfg.get(field) or self.text_cfg.get(field):
+        for key in _UNSUPPORTED:
+            if self.vision_cfg.get(key) or self.text_cfg.get(key):
                 raise EmmaError(
-                    f"CLIP tower {self.name or ''} sets {field}: only open_clip's own transformer towers "
+                    f"CLIP tower {self.name or ''} sets {key}: only open_clip's own transformer towers "
                     "(such as ViT-L-14-336-quickgelu) give the visual and text tokens that EMMA needs"
                 )
 
@@ -76,11 +77,11 @@ class ClipTowerConfig(PreTrainedConfig):
         return self.text_cfg["width"]
 
 
-def _square(size: int | list | tuple, field: str) -> int:
+def _square(size: int | list | tuple, key: str) -> int:
     if isinstance(size, int):
         return size
     if len(set(size)) != 1:
-        raise EmmaError(f"CLIP tower: {field} is {tuple(size)}, but EMMA needs a square one")
+        raise EmmaError(f"CLIP tower: {key} is {tuple(size)}, but EMMA needs a square one")
     return size[0]
 
 
@@ -102,8 +103,8 @@ class EmmaConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
-    tower_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    tower_config: Any = None  # given as a dictionary, an instance or None; a ClipTowerConfig from then on
+    text_config: Any = None
     alignment: str = "linear"
     text_layer: str = "penultimate"
     projector: str = "mlp2x_gelu"
@@ -112,9 +113,9 @@ class EmmaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        for field, known in (("alignment", ALIGNMENTS), ("text_layer", TEXT_LAYERS), ("projector", PROJECTORS)):
-            if getattr(self, field) not in known:
-                raise EmmaError(f"model config: {field} is {getattr(self, field)!r}, but must be one of {known}")
+        for key, known in (("alignment", ALIGNMENTS), ("text_layer", TEXT_LAYERS), ("projector", PROJECTORS)):
+            if getattr(self, key) not in known:
+                raise EmmaError(f"model config: {key} is {getattr(self, key)!r}, but must be one of {known}")
         if self.image_token_id is None:
             self.image_token_id = self.text_config.vocab_size
         if self.image_token_id < self.text_config.vocab_size:

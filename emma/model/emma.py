@@ -1,5 +1,6 @@
 """EMMA: CLIP towers, early fusion of image and instruction, projector and language model in one module."""
 
+import copy
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from emma.model.projector import Projector
 from emma.model.towers import ClipTowers
 
 IGNORED = -100
-ADAPTER = ("instruction_projection", "alignment", "projector")
+ADAPTER = ["instruction_projection", "alignment", "projector"]
 
 
 def part_of(parameter_name: str) -> str:
     """Which part a parameter of EMMA belongs to: `towers`, `adapter` (instruction, alignment, projector) or `llm`."""
     first = parameter_name.split(".", 1)[0]
-    if first not in ("towers", "llm", *ADAPTER):
+    if first not in ("towers", *ADAPTER, "llm"):
         raise EmmaError(f"{parameter_name} is no parameter of an EMMA model")
     return "adapter" if first in ADAPTER else first
 
@@ -49,7 +50,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: EmmaConfig, llm: PreTrainedModel | None = None):
         super().__init__(config)
-        clip = config.tower_config
+        clip: ClipTowerConfig = config.tower_config
         instructed = config.alignment != "none"
         self.towers = ClipTowers(clip, with_text=instructed, text_layer=config.text_layer)
         # Before the alignment, so that one seed draws the same projector for every kind of alignment.
@@ -57,7 +58,9 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if instructed:
             self.instruction_projection = InstructionProjection(clip.text_width, clip.vision_width)
         if config.alignment == "linear":
-            self.alignment = LinearAlignment(clip.num_visual_tokens, clip.context_length)
+            self.alignment: LinearAlignment | CrossAttentionAlignment = LinearAlignment(
+                clip.num_visual_tokens, clip.context_length
+            )
         elif config.alignment == "cross_attention":
             self.alignment = CrossAttentionAlignment(clip.vision_width)
         self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.text_config)
@@ -83,15 +86,16 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         tower_config, tower_weights = clip
         config = EmmaConfig(
-            tower_config=tower_config,
+            tower_config=copy.deepcopy(tower_config),
             text_config=llm.config,
             alignment=alignment,
             text_layer=text_layer,
             projector=projector,
-            attn_implementation=llm.config._attn_implementation,  # else the LLM's own choice is erased
+            # else the LLM's own choice is erased
+            attn_implementation=llm.config._attn_implementation,  # type: ignore[call-arg]
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             model = cls(config, llm=llm)
         model.towers.load_clip(tower_weights)
         model.towers.to(llm.dtype)
@@ -104,7 +108,8 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         transformers makes every loaded parameter trainable; the towers are frozen again here.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         wrong = [f"{len(info[kind])} {kind}: {sorted(map(str, info[kind]))[:3]}" for kind in _STRICT if info[kind]]
         if wrong:
             raise EmmaError(f"the weights do not fit this EMMA's config.json: {'; '.join(wrong)}")
@@ -113,9 +118,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     # ---------------------------------------------------------------------------------------------- the method
 
-    def encode(
-        self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor | None]:
+    def encode(self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None = None) -> dict[str, Any]:
         """Image and instruction to LLM inputs, with every step by name.
 
         Args:
@@ -125,49 +128,28 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Returns:
             `vision` V float[I, N, Dv], `text` T float[I, M, Dt], `instruction` T' float[I, M, Dv],
             `aligned` A float[I, N, Dv], `projected` X float[I, N, Dllm]; T and T' are None with alignment `none`.
+
+        Raises:
+            EmmaError: pixels or instructions of another size than the towers take.
         """
-        adapter_dtype = self.projector[0].weight.dtype
-        visual = self.towers.encode_image(pixel_values).to(adapter_dtype)
+        self._check_images(pixel_values, instruction_ids)
+        visual = self.towers.encode_image(pixel_values).to(self.projector.dtype)
         if self.config.alignment == "none":
             text, instruction, aligned = None, None, visual
         else:
-            text = self.towers.encode_text(instruction_ids).to(adapter_dtype)
+            text = self.towers.encode_text(instruction_ids).to(self.projector.dtype)  # type: ignore[arg-type]
             instruction = self.instruction_projection(text)
             aligned = self.alignment(visual, instruction)
         projected = self.projector(aligned)
-        return {
-            "vision": visual,
-            "text": text,
-            "instruction": instruction,
-            "aligned": aligned,
-            "projected": projected,
-        }
+        return {"vision": visual, "text": text, "instruction": instruction, "aligned": aligned, "projected": projected}
 
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
         instruction_ids: torch.Tensor | None = None,
         return_intermediates: bool = False,
-    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
-        """Projected visual tokens float[I, N, Dllm]; on request also the dictionary of `encode`.
-
-        Raises:
-            EmmaError: pixels or instructions of another size than the towers take.
-        """
-        clip = self.config.tower_config
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, clip.image_size, clip.image_size):
-            raise EmmaError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but the towers take "
-                f"[images, 3, {clip.image_size}, {clip.image_size}]: preprocess with this model's processor"
-            )
-        images = pixel_values.shape[0]
-        if self.config.alignment != "none":
-            given = None if instruction_ids is None else tuple(instruction_ids.shape)
-            if given != (images, clip.context_length):
-                raise EmmaError(
-                    f"instruction_ids has shape {given}, but {images} images need "
-                    f"[{images}, {clip.context_length}]: one instruction row for every image"
-                )
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, Any]]:
+        """Projected visual tokens float[I, N, Dllm]; on request also the dictionary of `encode`."""
         steps = self.encode(pixel_values, instruction_ids)
         return (steps["projected"], steps) if return_intermediates else steps["projected"]
 
@@ -189,9 +171,9 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self._check_placeholders(is_image, images)
         # The placeholder id has no row in the embedding table; any valid id will do for the look-up.
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
-        if images == 0:
+        if pixel_values is None or images == 0:
             return embeddings
-        visual = self.get_image_features(pixel_values, instruction_ids)
+        visual = self.encode(pixel_values, instruction_ids)["projected"]
         return embeddings.masked_scatter(is_image[..., None], visual.to(embeddings.dtype))
 
     # ------------------------------------------------------------------------------------------ the interface
@@ -230,7 +212,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise EmmaError("give either input_ids or inputs_embeds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, pixel_values, instruction_ids)
+            inputs_embeds = self.embed(input_ids, pixel_values, instruction_ids)  # type: ignore[arg-type]
         elif pixel_values is not None and pixel_values.shape[0] > 0:
             raise EmmaError("inputs_embeds already hold the images: give pixel_values only with input_ids")
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
@@ -270,7 +252,23 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         clip = self.config.tower_config
         pixels = torch.zeros(1, 3, clip.image_size, clip.image_size, device=self.device)
         instruction = torch.zeros(1, clip.context_length, dtype=torch.long, device=self.device)
-        return 0 * self.get_image_features(pixels, instruction).float().sum()
+        return 0 * self.encode(pixels, instruction)["projected"].float().sum()
+
+    def _check_images(self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None) -> None:
+        clip = self.config.tower_config
+        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, clip.image_size, clip.image_size):
+            raise EmmaError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, but the towers take "
+                f"[images, 3, {clip.image_size}, {clip.image_size}]: preprocess with this model's processor"
+            )
+        images = pixel_values.shape[0]
+        if self.config.alignment != "none":
+            given = None if instruction_ids is None else tuple(instruction_ids.shape)
+            if given != (images, clip.context_length):
+                raise EmmaError(
+                    f"instruction_ids has shape {given}, but {images} images need "
+                    f"[{images}, {clip.context_length}]: one instruction row for every image"
+                )
 
     def _check_placeholders(self, is_image: torch.Tensor, images: int) -> None:
         tokens = self.config.tower_config.num_visual_tokens
@@ -300,11 +298,11 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: torch.nn.Module) -> None:
         self.llm.set_output_embeddings(new_embeddings)
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids, inputs_embeds=None, is_first_iteration=False, pixel_values=None, instruction_ids=None, **kwargs
     ) -> dict[str, Any]:
         """Images go in with the prompt; with a cache, later steps hold only the new token."""
-        inputs = super().prepare_inputs_for_generation(
+        inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):

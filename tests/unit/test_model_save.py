@@ -213,6 +213,19 @@ def test_default_configuration_is_the_papers_7b():
     assert config.image_token_id == 32000
 
 
+def test_the_papers_parameter_counts():
+    with torch.device("meta"):
+        model = EmmaForConditionalGeneration(EmmaConfig())
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts == {
+        "towers": 427_944_193,
+        "instruction_projection": 787_456,
+        "alignment": 376_704,
+        "projector": 20_979_712,
+        "llm": 6_738_415_616,
+    }
+
+
 # ------------------------------------------------------------------------------------------------------ CLIP files
 
 
