@@ -367,7 +367,7 @@ def test_save_and_load(make, llama, tmp_path):
     row = sample("<image>cat", "A", "B?", "C", image=[RED])
     for other in (loaded, pickle.loads(pickle.dumps(processor))):
         assert other.clip_bpe == processor.clip_bpe
-        one, two = processor.encode_training(row, max_length=99), other.encode_training(row, max_length=99)
+        one, two = processor.encode_training(row, max_length=1000), other.encode_training(row, max_length=1000)
         assert all(
             torch.equal(one[key], two[key]) for key in ("input_ids", "labels", "pixel_values", "instruction_ids")
         )
@@ -382,7 +382,8 @@ def test_save_and_load_of_the_tokenizers_own_template(make, byte_level, tmp_path
     loaded = EmmaProcessor.from_pretrained(tmp_path)
     row = sample("<image>what", "red", image=[RED])
     assert torch.equal(
-        processor.encode_training(row, max_length=99)["labels"], loaded.encode_training(row, max_length=99)["labels"]
+        processor.encode_training(row, max_length=1000)["labels"],
+        loaded.encode_training(row, max_length=1000)["labels"],
     )
 
 
