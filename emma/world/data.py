@@ -1,0 +1,136 @@
+"""Writes the tiny world to disk in the real file formats: LLaVA json for both stages, and the evaluation sets."""
+
+import json
+import logging
+import random
+import shutil
+from pathlib import Path
+
+from emma.errors import EmmaError
+from emma.world.benchmarks import write_mmvp, write_pope, write_questions
+from emma.world.language import CAPTION_REQUESTS, LETTER, SHORT, caption, multiple_choice, questions, tell
+from emma.world.render import render
+from emma.world.scenes import Scene, draw_scenes
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # raise when the same arguments would write other files
+TURNS = 8  # questions in one conversation
+
+
+def write_world(
+    folder: Path,
+    *,
+    seed: int = 0,
+    pretrain: int = 6400,
+    finetune: int = 12800,
+    held_out: int = 400,
+    pairs: int = 150,
+    pope: int = 500,
+) -> Path:
+    """Write the world's data to `folder` unless it is there already, complete and made with the same arguments.
+
+    Layout: `pretrain.json`, `finetune.json` and `images/train/`; `eval/world`, `eval/mmvp` and `eval/pope` with their
+    own images, made of held-out scenes only; `world.json` (arguments and counts), written last.
+
+    Args:
+        pretrain: captioned pictures of stage 1.
+        finetune: conversations of stage 2, each over a picture of its own as far as stage 1's pictures reach twice.
+        held_out: scenes asked about in `eval/world`, eight questions each.
+        pairs: picture pairs in `eval/mmvp`.
+        pope: pictures in `eval/pope`, six questions each and category.
+    """
+    arguments = {
+        "version": VERSION,
+        "seed": seed,
+        "pretrain": pretrain,
+        "finetune": finetune,
+        "held_out": held_out,
+        "pairs": pairs,
+        "pope": pope,
+    }
+    manifest = folder / "world.json"
+    if manifest.exists():
+        found = json.loads(manifest.read_text())["arguments"]
+        if found == arguments:
+            logger.info("the world's data is complete in %s", folder)
+            return folder
+        raise EmmaError(
+            f"{folder} holds a world made with {found}, not {arguments}: delete the folder or name another one"
+        )
+    if folder.exists():
+        logger.info("an unfinished world in %s is written anew", folder)
+        shutil.rmtree(folder)
+    train = draw_scenes(max(pretrain, finetune), seed, held_out=False)
+    _write_images(folder / "images" / "train", train, seed)
+    counts = {
+        "pretrain": _write_json(folder / "pretrain.json", pretrain_rows(train[:pretrain], seed + 1)),
+        "finetune": _write_json(folder / "finetune.json", finetune_rows(train[:finetune], seed + 2)),
+        "world": write_questions(folder / "eval" / "world", held_out, seed + 3),
+        "mmvp": write_mmvp(folder / "eval" / "mmvp", pairs, seed + 4),
+        "pope": write_pope(folder / "eval" / "pope", pope, seed + 5),
+    }
+    manifest.write_text(json.dumps({"arguments": arguments, "counts": counts, "world": True}, indent=2) + "\n")
+    logger.info("wrote the world to %s: %s", folder, counts)
+    return folder
+
+
+def _write_images(folder: Path, scenes: list[Scene], seed: int) -> None:
+    folder.mkdir(parents=True)
+    rng = random.Random(seed)
+    for i, scene in enumerate(scenes):
+        render(scene, rng).save(folder / image_name(i), compress_level=1)
+
+
+def image_name(index: int) -> str:
+    return f"{index:06d}.png"
+
+
+def _write_json(path: Path, rows: list[dict]) -> int:
+    path.write_text(json.dumps(rows, indent=0))
+    return len(rows)
+
+
+def pretrain_rows(scenes: list[Scene], seed: int) -> list[dict]:
+    """One caption a picture, in the form of LLaVA's 558K file."""
+    rng = random.Random(seed)
+    rows = []
+    for i, scene in enumerate(scenes):
+        request = rng.choice(CAPTION_REQUESTS)
+        human = f"<image>\n{request}" if rng.random() < 0.5 else f"{request}\n<image>"
+        rows.append(_row(f"caption-{i}", i, [(human, caption(scene))]))
+    return rows
+
+
+def finetune_rows(scenes: list[Scene], seed: int) -> list[dict]:
+    """Conversations in the form of LLaVA's 665K file: short answers, multiple choice, descriptions, and text only."""
+    rng = random.Random(seed)
+    return [_conversation(i, scene, rng) for i, scene in enumerate(scenes)]
+
+
+def _conversation(index: int, scene: Scene, rng: random.Random) -> dict:
+    kind = rng.random()
+    if kind < 0.04:
+        turns = [(rng.choice(CAPTION_REQUESTS), caption(scene))]
+    elif kind < 0.20:
+        choices = [multiple_choice(q, rng) for q in questions(scene, rng, TURNS // 2)]
+        turns = [(f"{text}\n{LETTER}", letter) for text, letter in choices]
+    else:
+        asked = questions(scene, rng, TURNS)
+        turns = [(q.text + (f"\n{SHORT}" if i == 0 else ""), q.answer) for i, q in enumerate(asked)]
+    first, answer = turns[0]
+    if 0.96 < kind:
+        return _row(f"text-{index}", None, [(f"{tell(scene, rng)}\n{first}", answer), *turns[1:]])
+    return _row(f"conversation-{index}", index, [(f"<image>\n{first}", answer), *turns[1:]])
+
+
+def _row(identity: str, image: int | None, turns: list[tuple[str, str]]) -> dict:
+    row: dict = {"id": identity}
+    if image is not None:
+        row["image"] = image_name(image)
+    row["conversations"] = [
+        {"from": speaker, "value": value}
+        for human, gpt in turns
+        for speaker, value in (("human", human), ("gpt", gpt))
+    ]
+    return row

@@ -1,0 +1,226 @@
+"""`bash scripts/quickstart.sh`: the whole main job on the tiny world, from nothing to a table, resumable at any point."""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from emma.errors import cli
+from emma.paths import project_root
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "configs/tiny.yaml"
+BATCH = 64  # questions answered at once
+# A shortened run: every phase for real, too little training to learn much.
+FAST_WORLD = {"pretrain": 256, "finetune": 256, "held_out": 12, "pairs": 12, "pope": 6}
+FAST_RECIPE = ["pretrain.max_steps=6", "pretrain.save_every=3", "finetune.max_steps=6", "finetune.save_every=3"]
+CHAT = "What is in the image?"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a quickstart works and how much it does."""
+
+    output: Path
+    world: Path
+    fast: bool
+
+    @property
+    def record(self) -> Path:
+        """Seconds per phase and the table's figures, so that a second run has only to print them."""
+        return self.output / "quickstart.json"
+
+    @property
+    def model(self) -> Path:
+        return self.output / "finetune" / "model"
+
+    @property
+    def untrained(self) -> Path:
+        return self.output / "pretrain" / "init"
+
+    def overrides(self) -> list[str]:
+        """Overrides of the recipe that put this run's data and output in their places."""
+        settings = [f"output={self.output}", f"name={self.output.name}"]
+        for stage in ("pretrain", "finetune"):
+            source = {"annotations": str(self.world / f"{stage}.json"), "images": str(self.world / "images" / "train")}
+            settings.append(f"{stage}.data={json.dumps([source])}")
+        return settings + (FAST_RECIPE if self.fast else [])
+
+
+def evaluations(plan: Plan) -> list[tuple[str, str, Path, str]]:
+    """(key, benchmark, model folder, image control) of every evaluation, in order."""
+    return [
+        ("world", "world", plan.model, "none"),
+        ("mmvp", "mmvp", plan.model, "none"),
+        ("pope", "pope", plan.model, "none"),
+        ("untrained/world", "world", plan.untrained, "none"),
+        ("untrained/mmvp", "mmvp", plan.untrained, "none"),
+        ("untrained/pope", "pope", plan.untrained, "none"),
+        ("blind/world", "world", plan.model, "blank"),
+        ("blind/mmvp", "mmvp", plan.model, "blank"),
+        ("blind/pope", "pope", plan.model, "blank"),
+    ]
+
+
+class Phases:
+    """Runs named phases, each once: seconds of finished ones are kept in a record that outlives the process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.record = json.loads(path.read_text()) if path.exists() else {"phases": {}}
+
+    @contextmanager
+    def phase(self, name: str, sentence: str) -> Iterator[None]:
+        """Time a phase. Interrupted ones add up: what was done before is kept, and its time counts."""
+        logger.info("\n== %s: %s", name, sentence)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record["phases"][name] = self.record["phases"].get(name, 0) + time.perf_counter() - start
+            self.save()
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.record, indent=2) + "\n")
+        partial.replace(self.path)
+
+
+def run(plan: Plan) -> dict:
+    """Every phase that is not done yet; returns the record."""
+    phases = Phases(plan.record)
+    if phases.record.get("complete"):
+        logger.info("already done: the figures below are from %s", plan.record)
+        return phases.record
+    from emma.train.launch import run as train
+    from emma.train.recipe import load_recipe
+    from emma.world.data import write_world
+
+    recipe = load_recipe(project_root() / CONFIG, plan.overrides())
+    with phases.phase("world", "pictures, conversations and evaluation sets, drawn from a seed"):
+        write_world(plan.world, **(FAST_WORLD if plan.fast else {}))
+    with phases.phase("pretrain", "stage 1 learns the adapter from captions; CLIP and the LLM are frozen"):
+        train(recipe, "pretrain")
+    with phases.phase("finetune", "stage 2 learns adapter and LLM from conversations"):
+        train(recipe, "finetune")
+    with phases.phase("evaluate", "held-out questions, MMVP's and POPE's formats; trained, untrained and blind"):
+        phases.record["reports"] = _evaluate(plan)
+    with phases.phase("chat", "one question about a held-out picture"):
+        phases.record["chat"] = _chat(plan)
+    phases.record["weights_sha256"] = phases.record["reports"]["world"]["model"]["weights"]
+    phases.record["complete"] = True
+    phases.save()
+    return phases.record
+
+
+def _evaluate(plan: Plan) -> dict:
+    import emma
+    from emma.eval.runner import evaluate
+
+    loaded: dict[Path, tuple] = {}
+    reports = {}
+    for key, benchmark, folder, control in evaluations(plan):
+        if folder not in loaded:
+            loaded[folder] = emma.load(folder)
+        reports[key] = evaluate(
+            benchmark,
+            *loaded[folder],
+            plan.world / "eval" / benchmark,
+            plan.output / "eval" / key,
+            folder=folder,
+            batch_size=BATCH,
+            image_control=control,
+            max_new_tokens=16,  # the untrained model never stops by itself
+        )
+    return reports
+
+
+def example_image(world: Path) -> Path:
+    return world / "eval" / "world" / "images" / "scene_0.png"
+
+
+def _chat(plan: Plan) -> dict:
+    import emma
+    from emma.eval.runner import generate
+    from emma.processing.images import open_image
+
+    model, processor = emma.load(plan.model)
+    image = example_image(plan.world)
+    prompt = processor.encode_prompt([{"role": "user", "content": CHAT}], [open_image(image)])
+    [(answer, _)] = generate(model, processor, [prompt], max_new_tokens=64)
+    return {"image": str(image), "question": CHAT, "answer": answer}
+
+
+def summary(plan: Plan, record: dict) -> str:
+    """The final table: figures of the trained, untrained and blind model, seconds, and what to try next."""
+    reports = record["reports"]
+    columns = ("", "untrained/", "blind/")
+    lines = ["", f"{'':<34}{'trained':>22}{'untrained':>22}{'blind (blank image)':>22}"]
+
+    def row(label: str, benchmark: str, figure: str | None = None, indent: str = "") -> None:
+        cells = []
+        for prefix in columns:
+            report = reports[prefix + benchmark]
+            cells.append(_cell(report["figures"][figure or report["metric"]]))
+        lines.append(f"{indent + label:<34}" + "".join(f"{cell:>22}" for cell in cells))
+
+    row("held-out questions, all", "world")
+    for name in reports["world"]["figures"]:
+        if name.startswith("accuracy/"):
+            row(name.removeprefix("accuracy/"), "world", name, indent="  ")
+    row("world (MMVP format), pairs", "mmvp")
+    row("world (POPE format), mean F1", "pope")
+    lines += ["", "percent [95 % bootstrap interval]", ""]
+    seconds = record["phases"]
+    lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+    lines.append(f"in all: {sum(seconds.values()):.0f} s")
+    chat = record["chat"]
+    lines += ["", f"asked about {chat['image']}:", f"  {chat['question']}", f"  {chat['answer']}", ""]
+    lines += [f"model: {plan.model} (weights sha256 {record['weights_sha256'][:16]})", "next:"]
+    lines += [f"  {command}" for command in next_commands(plan)]
+    return "\n".join(lines)
+
+
+def _cell(figure: dict) -> str:
+    if figure["interval"] is None:
+        return f"{figure['value']:.1f}"
+    low, high = figure["interval"]
+    return f"{figure['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def next_commands(plan: Plan) -> list[str]:
+    return [
+        f"python -m emma.serve.cli --model {plan.model} --image {example_image(plan.world)}",
+        f"bash scripts/eval/mmvp.sh {plan.model}",
+        f"bash scripts/finetune.sh {CONFIG} name=tiny-2 finetune.init={plan.output}/pretrain/model "
+        "finetune.learning_rate=1e-3",
+        f"bash scripts/pretrain.sh {CONFIG} name=tiny-llava model.alignment=none",
+    ]
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="bash scripts/quickstart.sh", description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="a shortened run, for tests: learns next to nothing")
+    parser.add_argument("--output", type=Path, help="folder for everything (default: runs/tiny and playground/data)")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    name = "tiny-fast" if args.fast else "tiny"
+    root = project_root()
+    if args.output:
+        output = args.output.resolve()
+        plan = Plan(output / name, output / "world", args.fast)
+    else:
+        plan = Plan(root / "runs" / name, root / "playground/data" / name.replace("tiny", "world"), args.fast)
+    print(summary(plan, run(plan)))
+
+
+if __name__ == "__main__":
+    main()
