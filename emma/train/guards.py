@@ -98,9 +98,9 @@ class ChangeCheck(TrainerCallback):
     """Proves that training changes what it should: every trainable tensor that had a gradient, and no frozen one.
 
     A step with learning rate 0 (the first of a warm-up) changes nothing, and early warm-up steps may be smaller than
-    the spacing of float32 around large weights; so a tensor may take
-    until the end of the warm-up. Tensors without any gradient yet are reported, not failed: with W = [I|0] the instruction
-    projection's is exactly 0 at step 0.
+    the spacing of float32 around large weights; so a tensor has
+    until the end of the warm-up. Tensors without any gradient yet are reported, not failed: with W = [I|0] the
+    instruction projection's is exactly 0 at step 0.
     """
 
     def __init__(self, model: nn.Module, warmup_steps: int):

@@ -13,7 +13,7 @@ from emma.errors import EmmaError
 from emma.paths import resolve
 from emma.train.assets import asset_fingerprints
 from emma.train.recipe import Recipe, identity, recipe_hash, to_yaml
-from emma.train.saving import STAMP, check_same_run, find_checkpoint, fingerprint, mismatch
+from emma.train.saving import STAMP, check_same_run, find_checkpoint, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run(recipe: Recipe, stage: str, resume: str = "auto") -> Path:
     start = None if stage == "pretrain" else initial_folder(recipe)
     stamp = make_stamp(recipe, stage, start)
     if resume == "auto" and is_complete(model_folder):
-        check_same_run(folder, _stamp_of_model(model_folder), stamp)
+        check_same_run(folder, stamp_of_model(model_folder), stamp)
         logger.info("%s is already finished: %s", stage, model_folder)
         return model_folder
     if start is not None and not start.is_dir():
@@ -58,9 +58,7 @@ def run(recipe: Recipe, stage: str, resume: str = "auto") -> Path:
     if start is not None and settings.init is None and not is_complete(start):
         raise EmmaError(f"nothing to fine-tune: {start} is not complete; run --stage pretrain again")
     checkpoint = find_checkpoint(folder, resume, stamp)
-    if checkpoint is None:
-        _check_leftovers(folder, stamp, resume)
-    else:
+    if checkpoint is not None:
         logger.info("%s goes on from %s", stage, checkpoint)
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # training never downloads
@@ -84,16 +82,17 @@ def make_stamp(recipe: Recipe, stage: str, start: Path | None) -> dict[str, Any]
     from emma.data.annotations import content_hash
 
     files = [resolve(source.annotations) for source in recipe.stage(stage).data]
+    here = all(file.is_file() for file in files)
     return {
         "hash": recipe_hash(recipe, stage),
         "stage": stage,
         "recipe": identity(recipe, stage),
-        "data": [content_hash(file) for file in files] if all(file.is_file() for file in files) else None,
+        "data": [f"{file.name} sha256 {content_hash(file)[:16]}" for file in files] if here else None,
         "start": asset_fingerprints(recipe) if start is None else fingerprint(start) if start.is_dir() else None,
     }
 
 
-def _stamp_of_model(model_folder: Path) -> dict[str, Any]:
+def stamp_of_model(model_folder: Path) -> dict[str, Any]:
     """The stamp that a finished model carries in its provenance."""
     try:
         return json.loads((model_folder / "provenance.json").read_text(encoding="utf-8"))["run"]
@@ -103,19 +102,11 @@ def _stamp_of_model(model_folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _check_leftovers(folder: Path, stamp: dict[str, Any], resume: str) -> None:
-    """Without a checkpoint to go on from, a folder of another recipe is not written into."""
-    if resume == "never" or not (folder / STAMP).is_file():
-        return
-    old = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    if mismatch(old, stamp):
-        logger.warning("%s holds the beginning of another recipe without any checkpoint; it is moved aside", folder)
-        set_aside(folder)
-
-
 def set_aside(folder: Path) -> None:
     """Rename a stage's folder, so that a fresh start destroys nothing."""
-    target = folder.with_name(f"{folder.name}-replaced-{time.strftime('%Y%m%d-%H%M%S')}")
+    when = time.strftime("%Y%m%d-%H%M%S")
+    names = (f"{folder.name}-replaced-{when}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 100))))
+    target = next(path for name in names if not (path := folder.with_name(name)).exists())
     folder.rename(target)
     logger.info("moved %s to %s", folder, target.name)
 

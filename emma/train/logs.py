@@ -2,10 +2,12 @@
 
 import json
 import logging
+import netrc
 import os
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlparse
 
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -123,15 +125,23 @@ def prepare_trackers(report_to: list[str], folder: Path, name: str) -> None:
         os.environ.setdefault("WANDB_PROJECT", "emma")
         os.environ.setdefault("WANDB_DIR", str(folder))
         os.environ.setdefault("WANDB_NAME", name)
-        if "WANDB_MODE" not in os.environ:
-            import wandb
-
-            if not wandb.api.api_key:
-                os.environ["WANDB_MODE"] = "offline"
-                logger.info(
-                    "wandb: not logged in, so the run is kept offline in %s (wandb sync uploads it)", folder / "wandb"
-                )
+        if "WANDB_MODE" not in os.environ and not _wandb_login():
+            os.environ["WANDB_MODE"] = "offline"  # before wandb is imported: it reads this once
+            logger.info("wandb: not logged in, so the run is kept offline in %s/wandb (wandb sync uploads it)", folder)
     if "tensorboard" in report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     if "trackio" in report_to:
         os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
+
+
+def _wandb_login() -> bool:
+    """Whether wandb has a key, in the environment or in the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    base = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        hosts = netrc.netrc(file).hosts
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+    return any(host in hosts for host in (base, "api.forge.coreweave.com"))

@@ -299,6 +299,10 @@ def identity(recipe: Recipe, stage: str) -> dict[str, Any]:
     """What of a recipe decides about a stage's result, as plain nested values; the rest may differ on resumption."""
     settings = dataclasses.asdict(recipe.stage(stage))
     init = settings.pop("init")
+    # Where files lie decides nothing; their contents are compared by the stamp of a run (launch.make_stamp).
+    settings["data"] = [
+        {"annotations": Path(source["annotations"]).name, "repeat": source["repeat"]} for source in settings["data"]
+    ]
     decisive = {
         "seed": recipe.seed,
         "model": {key: value for key, value in dataclasses.asdict(recipe.model).items() if key != "assets"},

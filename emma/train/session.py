@@ -18,11 +18,11 @@ from emma.data.sampler import Draw, StepSampler
 from emma.model import EmmaForConditionalGeneration
 from emma.processing.processor import EmmaProcessor
 from emma.train.arguments import set_steps, training_arguments
-from emma.train.launch import TrainingStopped, set_aside, stamp_record
+from emma.train.launch import TrainingStopped, set_aside, stamp_of_model, stamp_record
 from emma.train.logs import FILE as LOG_FILE
 from emma.train.logs import prepare_trackers, truncate_log
 from emma.train.recipe import Recipe, to_yaml
-from emma.train.saving import checkpoints
+from emma.train.saving import checkpoints, mismatch
 from emma.train.signals import StopRequest
 from emma.train.stages import build_initial, freeze_table, load_for_stage
 from emma.train.trainer import EmmaTrainer
@@ -54,18 +54,18 @@ def train_stage(
     args = training_arguments(settings, stage, folder, recipe.seed)
     records = stamp_record(recipe, stamp)
     with args.main_process_first(local=False, desc="data and step-0 model"):
-        if args.process_index == 0:
-            if fresh and folder.exists():
-                set_aside(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in records.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-            if start is None and not is_complete(folder / "init"):
-                build_initial(recipe, folder / "init", stamp, torch.bfloat16 if args.bf16 else torch.float32)
+        main = args.process_index == 0
+        if main and fresh and folder.exists():
+            set_aside(folder)
         mixture = Mixture.open(settings.data, stage)
+        if main and start is None:
+            _prepare_initial(recipe, folder / "init", stamp, args.bf16)
         model, processor = load_for_stage(recipe, stage, start or folder / "init", torch.device("cpu"), args.bf16)
         lengths = sample_lengths(mixture, processor, settings.workers)
+        if main:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "train.yaml").write_text(to_yaml(recipe), encoding="utf-8")
+            truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
     if args.process_index == 0:
         logger.info("%s", "\n".join(describe(recipe, stage, model, dataset, sampler)))
@@ -92,6 +92,16 @@ def train_stage(
     if stop.received:
         saved = checkpoints(folder)
         raise TrainingStopped(stop.received, saved[max(saved)] if saved else None)
+
+
+def _prepare_initial(recipe: Recipe, folder: Path, stamp: dict[str, Any], bf16: bool) -> None:
+    """The step-0 folder of this run, built unless it is there already."""
+    if is_complete(folder):
+        if not mismatch(stamp_of_model(folder), stamp):
+            return
+        logger.info("%s is of an earlier recipe or other base weights and is built anew", folder)
+        shutil.rmtree(folder)
+    build_initial(recipe, folder, stamp, torch.bfloat16 if bf16 else torch.float32)
 
 
 def _data(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emma.checkpoints import provenance
 from emma.checkpoints.folder import load_folder, save_folder
 from emma.errors import EmmaError
-from emma.model import EmmaForConditionalGeneration, part_of, read_clip
+from emma.model import EmmaConfig, EmmaForConditionalGeneration, part_of, read_clip
 from emma.processing.instruction import find_clip_bpe
 from emma.processing.processor import EmmaProcessor
 from emma.train.assets import find_asset
@@ -124,3 +124,19 @@ def _summary(parameters: "Iterable[nn.Parameter]") -> tuple[str, str, str, str]:
         f"{sum(parameter.numel() for parameter in parameters):,}",
         "+".join(dtypes),
     )
+
+
+def processor_without_weights(recipe: Recipe, stage: str, start: Path | None) -> EmmaProcessor:
+    """A stage's processor from configurations and tokenizers alone; `start`: the folder to fine-tune, if any."""
+    if start is not None and start.is_dir():
+        saved = EmmaProcessor.from_pretrained(start, local_files_only=True)
+        config = EmmaConfig.from_pretrained(start, local_files_only=True)
+        return stage_processor(config, saved.tokenizer, recipe.stage(stage), saved.clip_bpe)
+    llm_folder, clip_source = find_asset(recipe, "llm"), find_asset(recipe, "clip")
+    config = EmmaConfig(
+        tower_config=read_clip(clip_source)[0],
+        text_config=AutoConfig.from_pretrained(llm_folder, local_files_only=True),
+        alignment=recipe.model.alignment,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+    return stage_processor(config, tokenizer, recipe.stage(stage), find_clip_bpe(clip_source))
