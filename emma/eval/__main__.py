@@ -131,10 +131,16 @@ def run(name: str, settings: RunSettings) -> None:
     suffix = "" if settings.image_control == "none" else f"-{settings.image_control}"
     output = Path(settings.output) if settings.output else folder / "eval" / f"{benchmark.name}{suffix}"
 
-    import emma
     from emma.eval.report import as_markdown
-    from emma.eval.runner import evaluate
+    from emma.eval.runner import evaluate, questions_hash
 
+    questions_hash(benchmark, benchmark.items(data, Path(settings.images) if settings.images else None))
+
+    from transformers.utils import logging as transformers_logging
+
+    import emma
+
+    transformers_logging.disable_progress_bar()
     model, processor = emma.load(folder, dtype=settings.dtype, device=settings.device)
     report = evaluate(
         benchmark,

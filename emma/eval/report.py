@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,6 @@ def write_report(
             "questions_per_second": round(timed / seconds, 2) if seconds else None,
         },
         "software": provenance.collect(),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     write_json(predictions.folder / "report.json", report)
     (predictions.folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
@@ -90,11 +88,11 @@ def as_markdown(report: dict[str, Any]) -> str:
         "questions per second": run["questions_per_second"],
         "scorer": f"{report['scorer']['name']}, version {report['scorer']['version']}",
         "software": report["software"],
-        "created": report["created"],
     }
     lines = [f"# {report['title']}", "", "| figure | percent | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
     for name, figure in report["figures"].items():
-        shown = f"**{name}**" if name == report["metric"] else name
+        shown = name.replace("_", " ")
+        shown = f"**{shown}**" if name == report["metric"] else shown
         lines.append(f"| {shown} | {figure['value']:.2f} | {_interval(figure)} | {figure['n']} {figure['unit']} |")
     bootstrap = report["bootstrap"]
     lines += [
