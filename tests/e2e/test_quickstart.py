@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def quickstart(output: Path, folder: Path) -> tuple[subprocess.CompletedProcess, float]:
-    """Run `scripts/quickstart.sh --fast` from another folder, in this Python's environment, without input or network."""
+    """Run `quickstart.sh --fast` from another folder, in this environment, without input or network."""
     variables = os.environ | {"EMMA_VENV": sys.prefix, "EMMA_NO_INSTALL": "1", "HF_HUB_OFFLINE": "1"}
     command = ["bash", str(ROOT / "scripts/quickstart.sh"), "--fast", "--output", str(output)]
     start = time.monotonic()
