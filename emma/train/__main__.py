@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from emma.errors import cli
-from emma.train.launch import TrainingStopped, run, stopped_message
+from emma.train.launch import TrainingStopped, run
 from emma.train.recipe import STAGES, load_recipe
 
 DESCRIPTION = """Train one stage of a recipe. Output: OUTPUT/STAGE with log.jsonl, checkpoint-N and the finished model/.
@@ -39,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     recipe = load_recipe(options.config, options.overrides)
     try:
         folder = run(recipe, options.stage, options.resume)
-    except TrainingStopped as stopped:
+    except TrainingStopped:
         if main_rank:
             again = ["python", "-m", "emma.train", options.config, "--stage", options.stage, *options.overrides]
-            print(stopped_message(stopped, shlex.join(again)), flush=True)
+            print(f"Go on with: {shlex.join(again)}", flush=True)
         raise
     if main_rank:
         print(folder)

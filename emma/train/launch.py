@@ -25,6 +25,11 @@ class TrainingStopped(SystemExit):
         super().__init__(128 + number)
         self.signal, self.checkpoint = number, checkpoint
 
+    def __str__(self) -> str:
+        return (
+            f"stopped by {signal.Signals(self.signal).name}; saved {self.checkpoint}; the same call goes on from there"
+        )
+
 
 def run(recipe: Recipe, stage: str, resume: str = "auto") -> Path:
     """Train a stage and return the folder of the finished model, `OUTPUT/STAGE/model`.
@@ -109,12 +114,6 @@ def set_aside(folder: Path) -> None:
     target = next(path for name in names if not (path := folder.with_name(name)).exists())
     folder.rename(target)
     logger.info("moved %s to %s", folder, target.name)
-
-
-def stopped_message(stopped: TrainingStopped, command: str) -> str:
-    """How it ended and how to go on."""
-    name = signal.Signals(stopped.signal).name
-    return f"stopped by {name}; saved {stopped.checkpoint}. Go on with: {command}"
 
 
 def stamp_record(recipe: Recipe, stamp: dict[str, Any]) -> dict[str, str]:

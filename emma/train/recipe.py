@@ -234,10 +234,10 @@ def _check_keys(tree: Any, kind: type, where: str, prefix: str = "") -> None:
 
 
 def _nearest(key: str, prefix: str, kind: type) -> str:
-    here = difflib.get_close_matches(key, _fields(kind), n=1, cutoff=0.6)
-    if here:
-        return f"did you mean {prefix}{here[0]}?"
     leaves = [path for path in _paths(Recipe) if path.rsplit(".", 1)[-1] == key]
+    near = difflib.get_close_matches(key, _fields(kind), n=1, cutoff=0.6)
+    if near and not leaves:
+        return f"did you mean {prefix}{near[0]}?"
     if not leaves:
         close = difflib.get_close_matches(key, {p.rsplit(".", 1)[-1] for p in _paths(Recipe)}, n=1, cutoff=0.7)
         leaves = [path for path in _paths(Recipe) if close and path.rsplit(".", 1)[-1] == close[0]]

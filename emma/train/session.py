@@ -91,7 +91,9 @@ def train_stage(
             _finish(recipe, folder, start, trainer, processor, facts)
     if stop.received:
         saved = checkpoints(folder)
-        raise TrainingStopped(stop.received, saved[max(saved)] if saved else None)
+        stopped = TrainingStopped(stop.received, saved[max(saved)] if saved else None)
+        logger.warning("%s", stopped)
+        raise stopped
 
 
 def _prepare_initial(recipe: Recipe, folder: Path, stamp: dict[str, Any], bf16: bool) -> None:

@@ -85,7 +85,7 @@ def test_records_larger_than_a_chunk_and_odd_whitespace(tmp_path, monkeypatch):
         ('[{"id": 1, "conversations": [{"from": "human"}]}]', r'turn 0 must be \{"from": str, "value": str\}'),
         ('[{"id": 1, "image": 3, "conversations": [{}]}]', "image must be a path or a list of paths"),
         ("[3]", "record 0 is int, not an object"),
-        ('[{"id": 1, "conversations": [{"from": "human", "value": "x"}]}] trailing', "unexpected text after record 0: 'trailing'"),
+        (json.dumps([{"conversations": turns("x")}]) + " more", "unexpected text after record 0: 'more'"),
     ],
 )
 def test_broken_annotation_files_name_the_record(tmp_path, text, message):
