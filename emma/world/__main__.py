@@ -12,7 +12,9 @@ from emma.paths import project_root
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `python -m emma.world data`, which is also `python -m emma.data world`."""
-    parser.add_argument("--to", type=Path, default=project_root() / "playground/data/world", help="folder (%(default)s)")
+    parser.add_argument(
+        "--to", type=Path, default=project_root() / "playground/data/world", help="folder (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain", type=int, default=6400, help="captioned pictures of stage 1 (%(default)s)")
     parser.add_argument("--finetune", type=int, default=12800, help="conversations of stage 2 (%(default)s)")

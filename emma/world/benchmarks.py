@@ -16,7 +16,7 @@ POPE_PER_IMAGE = 3  # present and as many absent objects a picture
 
 
 def write_questions(folder: Path, number: int, seed: int) -> int:
-    """`questions.jsonl`: eight questions on each of `number` held-out scenes, with their types. Returns the row count."""
+    """`questions.jsonl`: eight questions on each of `number` held-out scenes, with their types; returns how many."""
     rng = random.Random(seed)
     images = _folder(folder / "images")
     rows = []

@@ -119,8 +119,8 @@ def _conversation(index: int, scene: Scene, rng: random.Random) -> dict:
         asked = questions(scene, rng, TURNS)
         turns = [(q.text + (f"\n{SHORT}" if i == 0 else ""), q.answer) for i, q in enumerate(asked)]
     first, answer = turns[0]
-    if 0.96 < kind:
-        return _row(f"text-{index}", None, [(f"{tell(scene, rng)}\n{first}", answer), *turns[1:]])
+    if kind > 0.96:
+        return _row(f"text-{index}", None, [(f"{tell(scene)}\n{first}", answer), *turns[1:]])
     return _row(f"conversation-{index}", index, [(f"<image>\n{first}", answer), *turns[1:]])
 
 
@@ -129,8 +129,6 @@ def _row(identity: str, image: int | None, turns: list[tuple[str, str]]) -> dict
     if image is not None:
         row["image"] = image_name(image)
     row["conversations"] = [
-        {"from": speaker, "value": value}
-        for human, gpt in turns
-        for speaker, value in (("human", human), ("gpt", gpt))
+        {"from": speaker, "value": value} for human, gpt in turns for speaker, value in (("human", human), ("gpt", gpt))
     ]
     return row

@@ -39,21 +39,12 @@ def caption(scene: Scene) -> str:
 
 def alt_text(scene: Scene, rng: random.Random) -> str:
     """All objects in any order and few words, as CLIP's training captions have it."""
-    objects = rng.sample(scene.objects, len(scene.objects))
-    return ", ".join(f"{phrase(o)} {o.place}" for o in objects)
+    return ", ".join(f"{phrase(o)} {o.place}" for o in rng.sample(scene.objects, len(scene.objects)))
 
 
-def tell(scene: Scene, rng: random.Random) -> str:
-    """The scene in words for a reader without eyes, in one of several forms and any order of objects."""
-    objects = rng.sample(scene.objects, len(scene.objects))
-    form = rng.randrange(4)
-    if form == 0:
-        return " ".join(f"There is a {phrase(o)} in the {o.place}." for o in objects)
-    if form == 1:
-        return ", ".join(f"{o.place}: {phrase(o)}" for o in objects)
-    if form == 2:
-        return ", ".join(f"{o.color} {o.shape} {o.size} {o.place}" for o in objects)
-    return ", ".join(f"{phrase(o)} {o.place}" for o in objects)
+def tell(scene: Scene) -> str:
+    """The scene in words for a reader without eyes: all objects in reading order."""
+    return ", ".join(f"{o.place} {phrase(o)}" for o in scene.objects)
 
 
 def _yes_no(kind: str, text: str, holds: bool) -> Question:
@@ -78,7 +69,7 @@ def existence_text(name: str) -> str:
 
 
 def absent_names(scene: Scene, near: bool) -> list[str]:
-    """Colour-and-shape names that are not in the scene; `near`: only those sharing a colour or shape with one that is."""
+    """Colour-and-shape names that are not in the scene; `near`: only those that share one of the two with an object."""
     names = {o.name for o in scene.objects}
     colors = {o.color for o in scene.objects}
     shapes = {o.shape for o in scene.objects}
@@ -173,7 +164,7 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
 
 
 def questions(scene: Scene, rng: random.Random, number: int) -> list[Question]:
-    """`number` different questions, the types in turn from a random start, so that all types are asked equally often."""
+    """`number` different questions, the types in turn in random order, so that all are asked equally often."""
     kinds = list(QUESTION_TYPES.values())
     rng.shuffle(kinds)
     found: dict[str, Question] = {}

@@ -1,4 +1,4 @@
-"""`bash scripts/quickstart.sh`: the whole main job on the tiny world, from nothing to a table, resumable at any point."""
+"""`bash scripts/quickstart.sh`: the whole main job on the tiny world, from nothing to a table, resumable throughout."""
 
 import argparse
 import json

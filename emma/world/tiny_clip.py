@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import open_clip
@@ -64,7 +65,7 @@ def write_bpe(path: Path) -> None:
         letters = "".join(byte_letters[b] for b in word.encode())
         parts = (*letters[:-1], letters[-1] + "</w>")
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:], strict=False), key=lambda p: full.bpe_ranks.get(p, float("inf")))
+            pair = min(pairwise(parts), key=lambda p: full.bpe_ranks.get(p, float("inf")))
             if pair not in full.bpe_ranks:
                 break
             used.add(pair)
