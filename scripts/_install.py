@@ -128,7 +128,11 @@ def main() -> None:
     # A torch and a torchvision that do not fit each other show only on import.
     check = subprocess.run([sys.executable, "-c", SUMMARY], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if check.returncode:
-        sys.exit(f"error: the packages in {prefix} do not work together:\n{check.stderr.strip()[-1500:]}")
+        reason = (check.stderr.strip().splitlines() or [f"exit code {check.returncode}"])[-1]
+        sys.exit(
+            f"error: the packages in {prefix} do not work together: {reason}. A torch and a torchvision must come from "
+            "the same source; mend that and start again, or let EMMA_VENV name an environment that does not exist yet"
+        )
     stamp.write_text(wanted + "\n", encoding="utf-8")
     say(f"installed in {seconds:.0f} s: Python {platform.python_version()}, {check.stdout.strip()}")
 
