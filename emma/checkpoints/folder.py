@@ -80,9 +80,9 @@ def load_folder(
 
     folder = Path(folder).expanduser()
     _check_is_model(folder)
-    device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    target = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     if dtype is None:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
     elif isinstance(dtype, str):
         known = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
         if dtype not in known:
@@ -90,7 +90,7 @@ def load_folder(
         dtype = known[dtype]
     model = EmmaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
     processor = EmmaProcessor.from_pretrained(folder, local_files_only=True)
-    return model.to(device).eval(), processor
+    return model.to(target).eval(), processor
 
 
 def _check_is_model(folder: Path) -> None:
