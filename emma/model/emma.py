@@ -230,12 +230,19 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         predicts_supervised = F.pad(labels[:, 1:] != IGNORED, (0, 1), value=False)
         # Without a cache: packed documents are kept apart only then, and training needs none.
-        output = self.llm(**inputs, use_cache=False, logits_to_keep=predicts_supervised)
+        # As a boolean `logits_to_keep` does in the newest transformers, but for any version and any language model.
+        select = self.llm.get_output_embeddings().register_forward_pre_hook(
+            lambda _, hidden: (hidden[0][predicts_supervised],)
+        )
+        try:
+            output = self.llm(**inputs, use_cache=False)
+        finally:
+            select.remove()
         targets = labels[:, 1:][predicts_supervised[:, :-1]]
         if output.logits.shape[:-1] != targets.shape:
             raise EmmaError(
-                f"{type(self.llm).__name__} ignores logits_to_keep: it made logits {tuple(output.logits.shape)} for "
-                f"{targets.numel()} supervised tokens; this language model cannot be trained here"
+                f"{type(self.llm).__name__} made logits {tuple(output.logits.shape)} for {targets.numel()} supervised "
+                "tokens: it does not get them from its output embeddings, and cannot be trained here"
             )
         loss = F.cross_entropy(output.logits.float(), targets, reduction="sum")
         loss = loss / (max(targets.numel(), 1) if num_items_in_batch is None else num_items_in_batch)

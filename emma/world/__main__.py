@@ -30,9 +30,10 @@ def write_data(args: argparse.Namespace) -> None:
 
 def build_foundation(args: argparse.Namespace) -> None:
     """Rebuild CLIP and the language model, and print the provenance."""
-    from emma.world.foundation import rebuild
+    from emma.world.foundation import PARTS, rebuild
 
-    print(json.dumps(rebuild(args.to, seed=args.seed, short=args.short), indent=2))
+    parts = (args.only,) if args.only else PARTS
+    print(json.dumps(rebuild(args.to, seed=args.seed, short=args.short, parts=parts), indent=2))
 
 
 @cli
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     foundation.add_argument("--to", type=Path, default=Path("runs/foundation"), help="folder (%(default)s)")
     foundation.add_argument("--seed", type=int, default=0)
+    foundation.add_argument("--only", choices=("clip", "llm"), help="one of the two")
     foundation.add_argument("--short", action="store_true", help="a few steps only: proves the path, learns nothing")
     foundation.set_defaults(run=build_foundation)
     data = commands.add_parser("data", help="write the world's training and evaluation data")

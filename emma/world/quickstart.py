@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -99,10 +101,13 @@ def run(plan: Plan) -> dict:
     if phases.record.get("complete"):
         logger.info("already done: the figures below are from %s", plan.record)
         return phases.record
+    from transformers.utils.logging import disable_progress_bar
+
     from emma.train.launch import run as train
     from emma.train.recipe import load_recipe
     from emma.world.data import write_world
 
+    disable_progress_bar()  # loading takes no time here
     recipe = load_recipe(project_root() / CONFIG, plan.overrides())
     with phases.phase("world", "pictures, conversations and evaluation sets, drawn from a seed"):
         write_world(plan.world, **(FAST_WORLD if plan.fast else {}))
@@ -182,8 +187,8 @@ def summary(plan: Plan, record: dict) -> str:
     lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
     lines.append(f"in all: {sum(seconds.values()):.0f} s")
     chat = record["chat"]
-    lines += ["", f"asked about {chat['image']}:", f"  {chat['question']}", f"  {chat['answer']}", ""]
-    lines += [f"model: {plan.model} (weights sha256 {record['weights_sha256'][:16]})", "next:"]
+    lines += ["", f"asked about {shown(Path(chat['image']))}:", f"  {chat['question']}", f"  {chat['answer']}", ""]
+    lines += [f"model: {shown(plan.model)} (weights sha256 {record['weights_sha256'][:16]})", "next:"]
     lines += [f"  {command}" for command in next_commands(plan)]
     return "\n".join(lines)
 
@@ -196,13 +201,22 @@ def _cell(figure: dict) -> str:
 
 
 def next_commands(plan: Plan) -> list[str]:
+    """What to try from the project's folder."""
+    model, image = shown(plan.model), shown(example_image(plan.world))
+    activate = [] if "VIRTUAL_ENV" in os.environ else [f"source {shown(Path(sys.prefix))}/bin/activate"]
     return [
-        f"python -m emma.serve.cli --model {plan.model} --image {example_image(plan.world)}",
-        f"bash scripts/eval/mmvp.sh {plan.model}",
-        f"bash scripts/finetune.sh {CONFIG} name=tiny-2 finetune.init={plan.output}/pretrain/model "
-        "finetune.learning_rate=1e-3",
+        *activate,
+        f"python -m emma.serve.cli --model {model} --image {image}",
+        f"bash scripts/eval/mmvp.sh {model}",
         f"bash scripts/pretrain.sh {CONFIG} name=tiny-llava model.alignment=none",
+        f"bash scripts/finetune.sh {CONFIG} name=tiny-llava model.alignment=none",
     ]
+
+
+def shown(path: Path) -> str:
+    """A path for a shell: from the project's folder where it lies inside, quoted where it must be."""
+    root = project_root()
+    return shlex.quote(str(path.relative_to(root) if path.is_relative_to(root) else path))
 
 
 @cli

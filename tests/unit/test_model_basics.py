@@ -245,7 +245,7 @@ def test_gradient_checkpointing_changes_nothing_with_a_frozen_llm(tiny_model):
         model = tiny_model()
         model.llm.requires_grad_(False)
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         output = model(**inputs, labels=labels_of(inputs))
         output.loss.backward()
         gradients.append([parameter.grad for parameter in model.projector.parameters()])
