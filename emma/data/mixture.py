@@ -4,6 +4,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,13 @@ class Source:
     table: "Dataset"
     sha256: str
 
+    @cached_property
+    def rows(self) -> int:
+        """Records of the annotation file."""
+        return len(self.table)
+
     def __len__(self) -> int:
-        return len(self.table) * self.repeat
+        return self.rows * self.repeat
 
 
 class Mixture:
@@ -82,7 +88,7 @@ class Mixture:
         position = int(self._rows[index])
         which = bisect_right(self._ends, position)
         source = self.sources[which]
-        return source, (position - (self._ends[which] - len(source))) % len(source.table)
+        return source, (position - (self._ends[which] - len(source))) % source.rows
 
     def __getitem__(self, index: int) -> dict:
         """{"id", "image": list of absolute paths, "conversations"} of one sample; opens no image."""
@@ -117,7 +123,7 @@ class Mixture:
             {
                 "annotations": str(source.annotations),
                 "images": str(source.images),
-                "rows": len(source.table),
+                "rows": source.rows,
                 "repeat": source.repeat,
                 "sha256": source.sha256,
                 "world": (Path(source.annotations).parent / "world.json").is_file(),

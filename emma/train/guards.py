@@ -25,11 +25,17 @@ def check_launch(args, accelerator) -> None:
         EmmaError: names what was asked for and what accelerate made of it.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    wanted = "DEEPSPEED" if args.deepspeed else "FSDP" if args.fsdp else "NO" if world == 1 else "MULTI_"
+    engine = "DEEPSPEED" if args.deepspeed else "FSDP" if args.fsdp else None
+    wanted = (engine,) if engine else ("MULTI_",) if world > 1 else ("NO", "MULTI_")
     got = accelerator.distributed_type.name
+    if args.n_gpu > 1:
+        raise EmmaError(
+            f"one process sees {args.n_gpu} GPUs, which transformers would use through slow DataParallel; start with "
+            f"torchrun --nproc_per_node {args.n_gpu} -m emma.train ..., or set CUDA_VISIBLE_DEVICES=0"
+        )
     if not got.startswith(wanted) or args.world_size != world:
         raise EmmaError(
-            f"asked for {wanted.rstrip('_')} with {world} process(es), but accelerate set up {got} "
+            f"asked for {engine or 'DDP'} with {world} process(es), but accelerate set up {got} "
             f"with {args.world_size}; start several processes with torchrun --nproc_per_node N -m emma.train ..."
         )
 
@@ -105,13 +111,17 @@ class ChangeCheck(TrainerCallback):
 
     def __init__(self, model: nn.Module, warmup_steps: int):
         self.parameters = dict(model.named_parameters())
-        self.before = {name: _checksum(parameter) for name, parameter in self.parameters.items()}
+        self.before: dict[str, int] = {}
         self.waiting = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
         self.frozen = self.parameters.keys() - self.waiting
         self.count = len(self.waiting)
         self.had_gradient: set[str] = set()
         self.patience = warmup_steps + 2  # counted in steps with a learning rate
         self.steps, self.rate = 0, 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        # Not earlier: a resumed run loads its weights after this callback was made.
+        self.before = {name: _checksum(parameter) for name, parameter in self.parameters.items()}
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         if self.steps >= self.patience:

@@ -12,7 +12,8 @@ from emma.checkpoints.seal import is_complete
 from emma.errors import EmmaError
 from emma.paths import resolve
 from emma.train.assets import asset_fingerprints
-from emma.train.recipe import Recipe, identity, recipe_hash, to_yaml
+from emma.train.identity import identity, recipe_hash
+from emma.train.recipe import Recipe, to_yaml
 from emma.train.saving import STAMP, check_same_run, find_checkpoint, fingerprint
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 from emma.checkpoints.seal import SEAL, break_seal, seal
 from emma.errors import EmmaError
-from emma.train.recipe import differences
+from emma.train.identity import differences
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ import pytest
 
 from emma.errors import EmmaError
 from emma.paths import project_root
-from emma.train.recipe import differences, identity, load_recipe, recipe_hash, to_yaml
+from emma.train.identity import differences, identity, recipe_hash
+from emma.train.recipe import load_recipe, to_yaml
 
 YAML = """
 name: x

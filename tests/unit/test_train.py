@@ -134,3 +134,49 @@ def test_tensorboard_and_offline_wandb(assets, tmp_path, monkeypatch):
     folder = one_step(assets, tmp_path, "pretrain.report_to=[wandb,tensorboard]", stage="pretrain")
     assert list((folder / "tensorboard").glob("events*"))
     assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_bfloat16_keeps_the_adapter_s_small_changes_through_both_stages(assets, tmp_path):
+    folder = one_step(assets, tmp_path, "pretrain.precision=bf16", "pretrain.warmup=0", stage="pretrain")
+    before = weights(folder / "model")
+    assert {part(name): str(tensor.dtype) for name, tensor in before.items()} == {
+        "adapter": "torch.float32",
+        "llm": "torch.bfloat16",
+        "towers": "torch.bfloat16",
+    }
+    diagonal = before["alignment.weight"].diagonal()
+    assert 1e-4 < float((diagonal - 1).abs().max()) < 3e-3, "below bfloat16's step of 0.004 to 0.008 around 1"
+    tuned = one_step(assets, tmp_path, "finetune.precision=bf16", "finetune.learning_rate=1e-9")
+    after = weights(tuned / "model")["alignment.weight"].diagonal()
+    assert torch.allclose(after, diagonal, atol=1e-6, rtol=0)
+
+
+def test_gradient_checkpointing_changes_no_loss(finished, assets, tmp_path):
+    _, pretrained, _ = finished
+    for stage, start in (("pretrain", None), ("finetune", pretrained / "model")):
+        lines = []
+        for on in ("false", "true"):
+            settings = (f"{stage}.gradient_checkpointing={on}", f"{stage}.warmup=0")
+            lines.append(log_lines(one_step(assets, tmp_path / on, *settings, stage=stage, pretrained=start)))
+        for plain, saving in zip(*lines, strict=True):
+            assert saving["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+            assert saving["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-5)
+
+
+def test_show_prints_a_sample_as_the_model_sees_it(finished, assets, capsys):
+    from emma.data.__main__ import main
+
+    recipe, _, _ = finished
+    with pytest.raises(SystemExit) as ended:
+        main(["show", str(assets / "recipe.yaml"), "--stage", "finetune", "--id", "v3", f"output={recipe.output}"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "sample       v3 (index 3 of 15; record 3 of",
+        "3.png -> pad, 16 x 16",
+        "<4 visual tokens>",
+        "learned      'white</s>'",
+        "learned      '23</s>'",
+    ):
+        assert expected in text, text
+    assert "instruction  'What colour?'" in text or "instruction  'How wide?'" in text
