@@ -24,9 +24,9 @@ def write_world(
     seed: int = 0,
     pretrain: int = 6400,
     finetune: int = 12800,
-    held_out: int = 400,
+    held_out: int = 200,
     pairs: int = 150,
-    pope: int = 500,
+    pope: int = 100,
 ) -> Path:
     """Write the world's data to `folder` unless it is there already, complete and made with the same arguments.
 
@@ -35,7 +35,7 @@ def write_world(
 
     Args:
         pretrain: captioned pictures of stage 1.
-        finetune: conversations of stage 2, each over a picture of its own as far as stage 1's pictures reach twice.
+        finetune: conversations of stage 2, each about another picture; the first ones are those of stage 1.
         held_out: scenes asked about in `eval/world`, eight questions each.
         pairs: picture pairs in `eval/mmvp`.
         pope: pictures in `eval/pope`, six questions each and category.
@@ -87,7 +87,7 @@ def image_name(index: int) -> str:
 
 
 def _write_json(path: Path, rows: list[dict]) -> int:
-    path.write_text(json.dumps(rows, indent=0))
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     return len(rows)
 
 
