@@ -22,18 +22,19 @@ class Collator:
         self.processor = processor
 
     def __call__(self, items: Sequence[dict | EmmaError]) -> dict[str, Any]:
-        for item in items:
-            if isinstance(item, EmmaError):
-                return {"error": item}
+        errors = [item for item in items if isinstance(item, EmmaError)]
+        if errors:
+            return {"error": errors[0]}
+        samples = [item for item in items if not isinstance(item, EmmaError)]
         tensors = ("input_ids", "labels", "pixel_values", "instruction_ids")
-        encoded = [{key: item[key] for key in tensors if key in item} for item in items]
+        encoded = [{key: item[key] for key in tensors if key in item} for item in samples]
         model = dict(self.processor.pad(encoded, side="right"))
         return {
             "model": model,
-            "ids": [item["id"] for item in items],
+            "ids": [item["id"] for item in samples],
             # Label 0 of a row is never predicted: position t is judged on the logits of t-1.
             "supervised": int((model["labels"][:, 1:] != -100).sum()),
-            "samples": sum(not item["masked"] for item in items),
-            "truncated": sum(item["truncated"] > 0 for item in items),
-            "instruction_cut": sum(item["instruction_cut"] > 0 for item in items),
+            "samples": sum(not item["masked"] for item in samples),
+            "truncated": sum(item["truncated"] > 0 for item in samples),
+            "instruction_cut": sum(item["instruction_cut"] > 0 for item in samples),
         }

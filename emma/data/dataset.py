@@ -44,11 +44,11 @@ class TrainingDataset(Dataset):
 
     def encode(self, draw: Draw) -> dict:
         """The processor's `encode_training` of the drawn sample, plus `masked`; if that, it supervises nothing."""
-        sample = self.mixture[draw.index]
+        sample = self.mixture[draw.sample]
         try:
             images = [open_image(path) for path in sample["image"]]
         except EmmaError as error:
-            source, row = self.mixture.locate(draw.index)
+            source, row = self.mixture.locate(draw.sample)
             raise EmmaError(
                 f"sample {sample['id']!r} (record {row} of {source.annotations}): {error}; put the image there, "
                 "take the record out, or mend this source's `images:` folder"

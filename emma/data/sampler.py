@@ -13,9 +13,9 @@ WINDOW = 8
 
 
 class Draw(NamedTuple):
-    """One row of a batch: sample `index` in its `epoch`; a `masked` one fills the batch up and supervises nothing."""
+    """One row of a batch: the index of a `sample`, its `epoch`; a `masked` one fills the batch up and supervises nothing."""
 
-    index: int
+    sample: int
     epoch: int
     masked: bool
 
@@ -37,7 +37,8 @@ def epoch_order(
         per modality) come last.
     """
     rng = np.random.default_rng([seed, epoch])
-    full, partial = [], []
+    full: list[np.ndarray] = []
+    partial: list[np.ndarray] = []
     for modality in (True, False):
         members = rng.permutation(np.flatnonzero(has_image == modality))
         for start in range(0, len(members), WINDOW * batch_size):
@@ -91,7 +92,7 @@ class StepSampler:
         self.rank, self.world_size = rank, world_size
         self.accumulation = batch_size // (micro_batch * world_size)
         self.steps_per_epoch = steps_per_epoch(self.has_image, batch_size)
-        self._order = lru_cache(maxsize=2)(self._order)
+        self._cached_order = lru_cache(maxsize=2)(self._order)
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         return epoch_order(self.lengths, self.has_image, self.batch_size, self.seed, epoch)
@@ -99,7 +100,7 @@ class StepSampler:
     def step(self, step: int) -> list[Draw]:
         """The G draws of optimizer step `step` (0-based), over all ranks."""
         epoch, row = divmod(step, self.steps_per_epoch)
-        indices, masked = self._order(epoch)
+        indices, masked = self._cached_order(epoch)
         return [Draw(int(i), epoch, bool(m)) for i, m in zip(indices[row], masked[row], strict=True)]
 
     def micro_batches(self, step: int) -> list[list[Draw]]:

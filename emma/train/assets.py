@@ -45,10 +45,10 @@ def local_folder(recipe: Recipe, kind: str) -> Path | None:
 
 def asset_fingerprints(recipe: Recipe) -> dict[str, Any] | None:
     """Identities of LLM and CLIP, None when one is not a local folder (then its name alone stands for it)."""
-    folders = {kind: local_folder(recipe, kind) for kind in ("llm", "clip")}
-    if any(folder is None for folder in folders.values()):
+    llm, clip = local_folder(recipe, "llm"), local_folder(recipe, "clip")
+    if llm is None or clip is None:
         return None
-    return {kind: fingerprint(folder) for kind, folder in folders.items()}
+    return {"llm": fingerprint(llm), "clip": fingerprint(clip)}
 
 
 def _hub_folder(name: str) -> Path | None:

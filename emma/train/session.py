@@ -2,11 +2,13 @@
 
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from emma.checkpoints import provenance
 from emma.checkpoints.folder import save_folder
@@ -50,6 +52,8 @@ def train_stage(
         fresh: move an existing folder aside.
     """
     settings = recipe.stage(stage)
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of transformers' loading and saving, which a log file would keep
     prepare_trackers(settings.report_to, folder, f"{recipe.name}-{stage}")
     args = training_arguments(settings, stage, folder, recipe.seed)
     records = stamp_record(recipe, stamp)

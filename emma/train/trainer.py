@@ -60,7 +60,7 @@ class EmmaTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
         # Trainer switches the cache off in the config, which would be saved; the model trains without one by itself.
         if had_cache is None:
-            vars(model.config).pop("use_cache", None)
+            model.config.__dict__.pop("use_cache", None)
         else:
             model.config.use_cache = had_cache
         check_launch(args, self.accelerator)
