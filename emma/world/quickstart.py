@@ -97,18 +97,19 @@ class Phases:
 
 def run(plan: Plan) -> dict:
     """Every phase that is not done yet; returns the record."""
+    from emma.train import load_recipe, recipe_hash
+    from emma.train import run as train
+
     phases = Phases(plan.record)
-    if phases.record.get("complete"):
+    recipe = load_recipe(project_root() / CONFIG, plan.overrides())
+    if phases.record.get("complete") == recipe_hash(recipe, "finetune"):
         logger.info("already done: the figures below are from %s", plan.record)
         return phases.record
     from transformers.utils.logging import disable_progress_bar
 
-    from emma.train.launch import run as train
-    from emma.train.recipe import load_recipe
     from emma.world.data import write_world
 
     disable_progress_bar()  # loading takes no time here
-    recipe = load_recipe(project_root() / CONFIG, plan.overrides())
     with phases.phase("world", "pictures, conversations and evaluation sets, drawn from a seed"):
         write_world(plan.world, **(FAST_WORLD if plan.fast else {}))
     with phases.phase("pretrain", "stage 1 learns the adapter from captions; CLIP and the LLM are frozen"):
@@ -120,7 +121,7 @@ def run(plan: Plan) -> dict:
     with phases.phase("chat", "one question about a held-out picture"):
         phases.record["chat"] = _chat(plan)
     phases.record["weights_sha256"] = phases.record["reports"]["world"]["model"]["weights"]
-    phases.record["complete"] = True
+    phases.record["complete"] = recipe_hash(recipe, "finetune")
     phases.save()
     return phases.record
 
@@ -182,6 +183,7 @@ def summary(plan: Plan, record: dict) -> str:
             row(name.removeprefix("accuracy/"), "world", name, indent="  ")
     row("world (MMVP format), pairs", "mmvp")
     row("world (POPE format), mean F1", "pope")
+    row("world (POPE format), accuracy", "pope", "mean_accuracy")
     lines += ["", "percent [95 % bootstrap interval]", ""]
     seconds = record["phases"]
     lines.append("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
@@ -233,7 +235,14 @@ def main(argv: list[str] | None = None) -> None:
         plan = Plan(output / name, output / "world", args.fast)
     else:
         plan = Plan(root / "runs" / name, root / "playground/data" / name.replace("tiny", "world"), args.fast)
-    print(summary(plan, run(plan)))
+    from emma.train import TrainingStopped
+
+    try:
+        print(summary(plan, run(plan)))
+    except TrainingStopped:
+        again = [*(["--fast"] if args.fast else []), *(["--output", str(args.output)] if args.output else [])]
+        print(f"go on with: {shlex.join(['bash', 'scripts/quickstart.sh', *again])}", flush=True)
+        raise
 
 
 if __name__ == "__main__":
