@@ -13,7 +13,7 @@ WINDOW = 8
 
 
 class Draw(NamedTuple):
-    """One row of a batch: the index of a `sample`, its `epoch`; a `masked` one fills the batch up and supervises nothing."""
+    """One row of a batch: the index of a `sample` and its `epoch`; a `masked` one fills up and supervises nothing."""
 
     sample: int
     epoch: int
