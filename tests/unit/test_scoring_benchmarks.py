@@ -187,6 +187,13 @@ def test_world_by_type(tmp_path):
     assert score.figures["accuracy"].n == 3
 
 
+def test_world_refuses_what_is_no_id(tmp_path):
+    row = {"question_id": None, "image": "s.png", "text": "Red?", "answer": "yes", "type": "color"}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(EmmaError, match=r"questions\.jsonl line 1: expected question_id"):
+        world.read(tmp_path)
+
+
 def test_score_command(mmvp_folder, capsys, tmp_path):
     answers_file(mmvp_folder, lines(["A", "B", "B", "A"]))
     arguments = ["score", "mmvp", "--annotations", str(mmvp_folder)]

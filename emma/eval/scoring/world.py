@@ -39,8 +39,10 @@ def read(data: Path) -> list[Row]:
 def _row(line: str, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
-        return Row(as_id(row["question_id"]), row["image"], row["text"], row["answer"], row["type"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if (id := as_id(row["question_id"])) is None:
+            raise ValueError("question_id is no id")
+        return Row(id, row["image"], row["text"], row["answer"], row["type"])
+    except (ValueError, KeyError, TypeError) as error:
         raise EmmaError(f"{path} line {number}: expected question_id, image, text, answer, type; got {line}") from error
 
 
