@@ -38,7 +38,7 @@ def write_report(
     seconds = sum(timing["seconds"] for timing in timings)
     timed = sum(timing["questions"] for timing in timings)
     config = folder / "train.yaml"
-    report = {"benchmark": benchmark.name, "title": title(benchmark, data, image_control)}
+    report: dict[str, Any] = {"benchmark": benchmark.name, "title": title(benchmark, data, image_control)}
     report |= _scored(benchmark, score)
     report |= {
         "texts": {

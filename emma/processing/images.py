@@ -67,6 +67,7 @@ def preprocess(
     width, height = int(size * width / short), int(size * height / short)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32) / np.float32(255)
+    image = image.crop((left, top, left + size, top + size))
+    pixels: np.ndarray = np.asarray(image, dtype=np.float32) / np.float32(255)
     pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

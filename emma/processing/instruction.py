@@ -108,7 +108,7 @@ class InstructionRule:
 
     @classmethod
     def from_dict(cls, values: "dict | InstructionRule") -> "InstructionRule":
-        if isinstance(values, cls):
+        if isinstance(values, InstructionRule):
             return values
         if unknown := set(values) - {field.name for field in fields(cls)}:
             raise EmmaError(f"instruction: unknown key(s) {sorted(unknown)}; known: text, turn, over_77")

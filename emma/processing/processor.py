@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import torch
 from PIL import Image
@@ -224,7 +225,10 @@ class EmmaProcessor(ProcessorMixin):
             raise EmmaError(f"{name}: {error}") from error
         encoded = {"pixel_values": torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size)}
         if self.instruction_aware:
-            row, encoded["instruction_cut"] = self._clip.encode(instruction, over, name) if images else ([], 0)
+            row: list[int] = []
+            encoded["instruction_cut"] = 0
+            if images and instruction is not None:
+                row, encoded["instruction_cut"] = self._clip.encode(instruction, over, name)
             encoded["instruction_ids"] = (
                 torch.tensor([row] * len(images)).reshape(len(images), self.context_length).long()
             )
@@ -234,6 +238,12 @@ class EmmaProcessor(ProcessorMixin):
         """Encoded samples or prompts as one batch, see `pad_batch`; `side`: `right` to train, `left` to generate."""
         pad_id = self.tokenizer.pad_token_id
         return pad_batch(encoded, pad_id if pad_id is not None else self.tokenizer.eos_token_id or 0, side)
+
+    @overload
+    def decode(self, ids: list[int], skip_special_tokens: bool = True, **kwargs) -> str: ...
+
+    @overload
+    def decode(self, ids, skip_special_tokens: bool = True, **kwargs) -> str | list[str]: ...
 
     def decode(self, ids, skip_special_tokens: bool = True, **kwargs) -> str | list[str]:
         """Text of ids; visual placeholders, which the tokenizer does not know, are left out."""
@@ -269,7 +279,9 @@ class EmmaProcessor(ProcessorMixin):
         if not texts:
             raise EmmaError("the processor needs text; an image goes where the text says <image>")
         groups = group_images(images, len(texts), isinstance(text, str))
-        instructions = list(instruction) if isinstance(instruction, (list, tuple)) else [instruction] * len(texts)
+        instructions: list[str | None] = (
+            [instruction] * len(texts) if isinstance(instruction, str | None) else list(instruction)
+        )
         if len(instructions) != len(texts):
             raise EmmaError(f"{len(texts)} texts but {len(instructions)} instructions")
         if self.instruction_aware and any(

@@ -20,14 +20,21 @@ SYSTEM_VICUNA = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 TEMPLATES = ("vicuna_v1", "plain", "tokenizer")
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Role = Literal["system", "user", "assistant"]
+ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 @dataclass(frozen=True)
 class Turn:
     """One message. `text` holds no image marker: the `images` of the turn come before its text."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     text: str
     images: int = 0
 
@@ -134,7 +141,8 @@ def split_messages(conversation: Sequence[dict]) -> tuple[list[dict], list]:
     A content is text, or a list of `{"type": "text", "text"}` and `{"type": "image", "image"}` parts; images belong
     into the first user message.
     """
-    messages, images = [], []
+    messages: list[dict] = []
+    images: list = []
     for number, message in enumerate(conversation):
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -151,9 +159,11 @@ def split_messages(conversation: Sequence[dict]) -> tuple[list[dict], list]:
 
 
 class Template(Protocol):
-    """`bos`: whether the tokenizer's own BOS goes before everything (False if the template writes it itself)."""
+    """What every template offers."""
 
-    bos: bool
+    @property
+    def bos(self) -> bool:
+        """Whether the tokenizer's own BOS goes before everything (False if the template writes it itself)."""
 
     def render(self, turns: Sequence[Turn], generation: bool = False) -> list[Segment]:
         """Segments of checked turns; with `generation` they end where the model is to write its answer."""
@@ -307,7 +317,7 @@ def split_special(text: str, special: re.Pattern | None) -> list[Segment]:
     """Text written by a template, with its special tokens as segments of their own."""
     segments, position = [], 0
     for match in special.finditer(text) if special else ():
-        segments += [Segment(text[position : match.start()]), Segment(match[match.lastindex], kind="special")]
+        segments += [Segment(text[position : match.start()]), Segment(match[match.lastindex or 0], kind="special")]
         position = match.end()
     return [segment for segment in [*segments, Segment(text[position:])] if segment.text]
 

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ class Chat:
     system: str | None = None
     closed: bool = False
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str, None, None]:
         """Yield the pieces of the answer. The turn counts once the answer has begun; stopping early (closing the
         iterator, Ctrl-C) keeps what was said so far. Raises `EmmaError` when there is nothing to answer."""
         if not question.strip():

@@ -19,7 +19,7 @@ def write_questions(folder: Path, number: int, seed: int) -> int:
     """`questions.jsonl`: eight questions on each of `number` held-out scenes, with their types; returns how many."""
     rng = random.Random(seed)
     images = _folder(folder / "images")
-    rows = []
+    rows: list[dict] = []
     for i, scene in enumerate(draw_scenes(number, seed, held_out=True)):
         name = f"scene_{i}.png"
         render(scene, rng).save(images / name)
@@ -44,7 +44,7 @@ def write_pope(folder: Path, number: int, seed: int) -> int:
         render(scene, rng).save(images / pope_image(i), quality=95)
     total = 0
     for category in ("random", "popular", "adversarial"):
-        rows = []
+        rows: list[dict] = []
         for i, scene in enumerate(scenes):
             absent = absent_names(scene, near=category == "adversarial")
             if category == "popular":
@@ -78,7 +78,7 @@ def write_mmvp(folder: Path, pairs: int, seed: int) -> int:
     """
     rng = random.Random(seed)
     images = _folder(folder / "MMVP Images")
-    rows = []
+    rows: list[tuple[int, str, str, str]] = []
     for i in range(pairs):
         kind = ("color", "shape", "size", "column", "row", "relation")[i % 6]
         first, second, question, options = _pair(kind, rng)
@@ -88,8 +88,8 @@ def write_mmvp(folder: Path, pairs: int, seed: int) -> int:
             rows.append((len(rows) + 1, question, f"(a) {options[0]} (b) {options[1]}", letter))
     for i in range(0, len(rows), 2):  # the right letter of a pair's first row is (a) in one pair of two
         if rng.random() < 0.5:
-            (n1, q, options, _), (n2, *_) = rows[i], rows[i + 1]
-            a, b = options.removeprefix("(a) ").split(" (b) ")
+            (n1, q, both, _), (n2, *_) = rows[i], rows[i + 1]
+            a, b = both.removeprefix("(a) ").split(" (b) ")
             rows[i], rows[i + 1] = (n1, q, f"(a) {b} (b) {a}", "(b)"), (n2, q, f"(a) {b} (b) {a}", "(a)")
     with (folder / "Questions.csv").open("w", newline="") as file:
         writer = csv.writer(file)

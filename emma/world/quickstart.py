@@ -135,9 +135,11 @@ def _evaluate(plan: Plan) -> dict:
     for key, benchmark, folder, control in evaluations(plan):
         if folder not in loaded:
             loaded[folder] = emma.load(folder)
+        model, processor = loaded[folder]
         reports[key] = evaluate(
             benchmark,
-            *loaded[folder],
+            model,
+            processor,
             plan.world / "eval" / benchmark,
             plan.output / "eval" / key,
             folder=folder,

@@ -97,7 +97,7 @@ Tokens = tuple[list[int], list[int]]  # ids and labels, equally long
 class Reader:
     """Turns scenes into ids with the project's own templates, cut between the telling and what is asked about it."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer) -> None:
         self.encoder = SegmentEncoder(tokenizer, image_token_id=len(tokenizer), num_visual_tokens=1)
         self.chat = get_template("vicuna_v1", tokenizer)
         self._start = len(self.telling("."))
@@ -248,13 +248,14 @@ def told_in_words(
 ) -> tuple[dict[str, float], float]:
     """Accuracy on held-out scenes told in words, by question type and overall; every token must be the argmax."""
     rng = random.Random(seed)
-    right = {kind: [] for kind in QUESTION_TYPES}
+    right: dict[str, list[bool]] = {kind: [] for kind in QUESTION_TYPES}
     for scene in draw_scenes(number, seed, held_out=True):
-        for question in questions(scene, rng, 8):
-            chat = reader.conversation(tell(scene), f"{question.text}\n{SHORT}", question.answer)
-            ids, labels = map(torch.tensor, chat)
-            guess = model(ids[None]).logits[0, :-1].argmax(-1)
-            supervised = labels[1:] != IGNORE
-            right[question.type].append(bool((guess == labels[1:])[supervised].all()))
+        asked = questions(scene, rng, 8)
+        chats = [reader.conversation(tell(scene), f"{q.text}\n{SHORT}", q.answer) for q in asked]
+        ids, _ = _pad([ids for ids, _ in chats])
+        labels, _ = _pad([labels for _, labels in chats], IGNORE)
+        wrong = (model(ids).logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != IGNORE)
+        for question, missed in zip(asked, wrong.any(1).tolist(), strict=True):
+            right[question.type].append(not missed)
     everything = [hit for hits in right.values() for hit in hits]
     return {kind: round(sum(h) / len(h), 4) for kind, h in right.items()}, sum(everything) / len(everything)

@@ -117,6 +117,8 @@ def name_answers(rows: list[Row], answers: list[Answer]) -> list[Answer]:
     by_position = len(runs) == len(present) and not any(a.id in ids and a.id not in owners for a in answers)
 
     def name(position: int, answer: Answer) -> str | None:
+        if answer.id is None:
+            return None
         of_id = owners.get(answer.id, {})
         if "category" in answer.fields:
             category = answer.fields["category"]
@@ -127,7 +129,7 @@ def name_answers(rows: list[Row], answers: list[Answer]) -> list[Answer]:
             return of_id.get(present[run_of[position]], answer.id)
         return answer.id
 
-    return [replace(a, id=name(i, a) if a.id is not None else None) for i, a in enumerate(answers)]
+    return [replace(a, id=name(i, a)) for i, a in enumerate(answers)]
 
 
 def score(data: Path, answers: list[Answer]) -> Score:
