@@ -1,4 +1,4 @@
-"""The tiny world: scenes are split by content, answers are right, files have the real formats, texts are cut rightly."""
+"""The tiny world: scenes split by content, right answers, files in the real formats, texts cut where they may be."""
 
 import csv
 import json
