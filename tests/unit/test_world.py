@@ -54,9 +54,7 @@ def test_texts_about_a_scene():
     assert language.caption(SCENE) == (
         "a small red circle in the northwest, a large red cross in the center, a small blue square in the southeast."
     )
-    assert language.tell(SCENE) == (
-        "northwest small red circle, center large red cross, southeast small blue square"
-    )
+    assert language.tell(SCENE) == ("northwest small red circle, center large red cross, southeast small blue square")
 
 
 RIGHT = {
