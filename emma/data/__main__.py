@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["world"]:
         from emma.world.__main__ import main as world
 
-        world(arguments[1:])
+        world(["data", *arguments[1:]])
         return 0
     options = show.parse_intermixed_args(arguments[1:]) if arguments[:1] == ["show"] else parser.parse_args(arguments)
     for line in describe_sample(options):

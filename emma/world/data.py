@@ -15,6 +15,8 @@ from emma.world.scenes import Scene, draw_scenes
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise when the same arguments would write other files
+UNFINISHED = ".unfinished-world"  # stands in the folder while it is written: only what bears it is ever deleted
+PARTS = ("images", "eval", "pretrain.json", "finetune.json")
 TURNS = 8  # questions in one conversation
 
 
@@ -39,6 +41,9 @@ def write_world(
         held_out: scenes asked about in `eval/world`, eight questions each.
         pairs: picture pairs in `eval/mmvp`.
         pope: pictures in `eval/pope`, six questions each and category.
+
+    Raises:
+        EmmaError: the folder holds another world or something else, or a number is below 1.
     """
     arguments = {
         "version": VERSION,
@@ -49,18 +54,18 @@ def write_world(
         "pairs": pairs,
         "pope": pope,
     }
+    for name in ("pretrain", "finetune", "held_out", "pairs", "pope"):
+        if arguments[name] < 1:
+            raise EmmaError(f"{name}: {arguments[name]} must be at least 1")
     manifest = folder / "world.json"
     if manifest.exists():
-        found = json.loads(manifest.read_text())["arguments"]
-        if found == arguments:
+        if (found := _arguments(manifest)) == arguments:
             logger.info("the world's data is complete in %s", folder)
             return folder
         raise EmmaError(
             f"{folder} holds a world made with {found}, not {arguments}: delete the folder or name another one"
         )
-    if folder.exists():
-        logger.info("an unfinished world in %s is written anew", folder)
-        shutil.rmtree(folder)
+    _claim(folder)
     train = draw_scenes(max(pretrain, finetune), seed, held_out=False)
     _write_images(folder / "images" / "train", train, seed)
     counts = {
@@ -71,8 +76,34 @@ def write_world(
         "pope": write_pope(folder / "eval" / "pope", pope, seed + 5),
     }
     manifest.write_text(json.dumps({"arguments": arguments, "counts": counts, "world": True}, indent=2) + "\n")
+    (folder / UNFINISHED).unlink()
     logger.info("wrote the world to %s: %s", folder, counts)
     return folder
+
+
+def _arguments(manifest: Path) -> dict:
+    try:
+        return json.loads(manifest.read_text())["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EmmaError(f"{manifest} is damaged ({error!r}): delete its folder or name another one") from error
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder ours: new, empty, or an unfinished world, whose parts are deleted. Nothing else is touched."""
+    if folder.exists() and not folder.is_dir():
+        raise EmmaError(f"{folder} is a file: name a folder for the world")
+    mark = folder / UNFINISHED
+    if mark.exists():
+        logger.info("an unfinished world in %s is written anew", folder)
+        for part in (folder / name for name in PARTS):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+    elif folder.exists() and any(folder.iterdir()):
+        raise EmmaError(f"{folder} holds other things than a world: name another folder, or empty this one")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _write_images(folder: Path, scenes: list[Scene], seed: int) -> None:

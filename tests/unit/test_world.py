@@ -160,9 +160,51 @@ def test_world_is_written_once_and_refuses_other_arguments(tmp_path):
 def test_interrupted_world_is_written_anew(tmp_path):
     folder = write_world(tmp_path / "world", **SMALL)
     (folder / "world.json").unlink()
+    (folder / ".unfinished-world").touch()
     (folder / "pretrain.json").write_text("[")
+    (folder / "notes.txt").write_text("mine")
     write_world(folder, **SMALL)
+    assert (folder / "notes.txt").exists()
+    assert not (folder / ".unfinished-world").exists()
     assert len(json.loads((folder / "pretrain.json").read_text())) == SMALL["pretrain"]
+
+
+def test_a_kill_while_writing_leaves_the_mark(tmp_path, monkeypatch):
+    from emma.world import data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "write_pope", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_world(tmp_path / "world", **SMALL)
+    assert (tmp_path / "world/eval/mmvp/Questions.csv").exists()
+    write_world(tmp_path / "world", **SMALL)
+
+
+def test_what_is_no_world_is_never_deleted(tmp_path):
+    (tmp_path / "home" / "images").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name, message in {"home": "holds other things than a world", "file": "is a file"}.items():
+        with pytest.raises(EmmaError, match=message):
+            write_world(tmp_path / name, **SMALL)
+    assert (tmp_path / "home" / "images").is_dir()
+    (tmp_path / "home" / "world.json").write_text("{")
+    with pytest.raises(EmmaError, match=r"world\.json is damaged"):
+        write_world(tmp_path / "home", **SMALL)
+    with pytest.raises(EmmaError, match="pretrain: 0 must be at least 1"):
+        write_world(tmp_path / "new", **(SMALL | {"pretrain": 0}))
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_command_writes_a_world(tmp_path, monkeypatch):
+    from emma.data.__main__ import main
+    from emma.world import data
+
+    calls = []
+    monkeypatch.setattr(data, "write_world", lambda folder, **numbers: calls.append((folder, numbers)))
+    with pytest.raises(SystemExit) as ended:
+        main(["world", "--to", str(tmp_path), "--pretrain", "3"])
+    assert ended.value.code == 0
+    assert calls == [(tmp_path, {"seed": 0, "pretrain": 3, "finetune": 12800})]
 
 
 @pytest.fixture(scope="module")
