@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from emma.checkpoints.card import model_card
 from emma.checkpoints.provenance import PROVENANCE, collect
 from emma.checkpoints.seal import break_seal, defects, seal
-from emma.errors import EmmaError
+from emma.errors import EmmaError, describe_os_error
 from emma.model import EmmaForConditionalGeneration, part_of
 from emma.model.generation import token_ids_only
 
@@ -39,8 +40,28 @@ def save_folder(
         provenance: what the caller knows (stage, data, parent, ...), added to `provenance.collect()`.
         train_yaml: the resolved configuration of the run.
         state_dict: weights to save instead of the model's own.
+
+    Raises:
+        EmmaError: the folder cannot be written, the disk is full.
     """
     folder = Path(folder)
+    try:
+        _write_folder(folder, model, processor, provenance, train_yaml, state_dict)
+    except OSError as error:
+        raise EmmaError(f"cannot save the model to {folder}: {describe_os_error(error)}") from error
+    except SafetensorError as error:  # a full disk comes as this
+        raise EmmaError(f"cannot save the model to {folder}: {error}; free some space and start again") from error
+    logger.info("saved %s", folder)
+
+
+def _write_folder(
+    folder: Path,
+    model: EmmaForConditionalGeneration,
+    processor: "EmmaProcessor",
+    provenance: dict[str, Any],
+    train_yaml: str | None,
+    state_dict: dict[str, torch.Tensor] | None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     break_seal(folder)
     if state_dict is not None:
@@ -59,7 +80,6 @@ def save_folder(
         train_file.write_text(train_yaml, encoding="utf-8")
     (folder / "README.md").write_text(model_card(model, processor, provenance), encoding="utf-8")
     seal(folder)
-    logger.info("saved %s", folder)
 
 
 def load_folder(
@@ -74,13 +94,13 @@ def load_folder(
         device: None: CUDA where there is one, else the CPU.
 
     Raises:
-        EmmaError: no such folder, not complete, or not an EMMA model.
+        EmmaError: no such folder, not complete, damaged, not an EMMA model, or no such device.
     """
     from emma.processing.processor import EmmaProcessor
 
     folder = Path(folder).expanduser()
     _check_is_model(folder)
-    target = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    target = _device(device)
     if dtype is None:
         dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
     elif isinstance(dtype, str):
@@ -88,18 +108,38 @@ def load_folder(
         if dtype not in known:
             raise EmmaError(f"dtype {dtype!r} is not one of {', '.join(known)}")
         dtype = known[dtype]
-    model = EmmaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    processor = EmmaProcessor.from_pretrained(folder, local_files_only=True)
+    try:
+        model = EmmaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        processor = EmmaProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, SafetensorError) as error:  # a file that cannot be parsed comes as either
+        raise EmmaError(
+            f"model folder {folder} is damaged: {' '.join(str(error).split())}; copy it again, or train it again"
+        ) from error
     return model.to(target).eval(), processor
+
+
+def _device(wanted: torch.device | str | None) -> torch.device:
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise EmmaError(f"device {wanted!r} is none that torch knows; give cpu, cuda, cuda:1 ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EmmaError(f"device {wanted!r}: torch sees {torch.cuda.device_count()} CUDA devices here; give cpu")
+    return device
 
 
 def _check_is_model(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        state = "has no config.json" if folder.is_dir() else "does not exist"
+        state = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise EmmaError(
             f"model folder {folder} {state}; give the folder of a trained model, such as runs/NAME/finetune/model"
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EmmaError(f"{folder}/config.json is damaged ({error}); copy the folder again") from error
     if config.get("model_type") != "emma":
         raise EmmaError(
             f"{folder} holds a model of type {config.get('model_type')!r}, not 'emma'; a released EMMA or LLaVA-1.5 "

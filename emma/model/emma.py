@@ -108,6 +108,8 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         transformers makes every loaded parameter trainable; the towers are frozen again here.
         """
+        # Tensors of other shapes are left to the check below, which says which ones.
+        kwargs["ignore_mismatched_sizes"] = True
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
         wrong = [f"{len(info[kind])} {kind}: {sorted(map(str, info[kind]))[:3]}" for kind in _STRICT if info[kind]]

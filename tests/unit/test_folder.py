@@ -12,7 +12,7 @@ from test_model_basics import ROWS, batch
 import emma
 from emma.checkpoints import provenance
 from emma.checkpoints.folder import load_folder, save_folder
-from emma.checkpoints.seal import is_complete
+from emma.checkpoints.seal import is_complete, seal
 from emma.errors import EmmaError
 
 
@@ -110,7 +110,7 @@ def test_an_interrupted_save_is_not_a_model(folder, parts, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(type(processor), "save_pretrained", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(EmmaError, match=r"cannot save the model to .*No space left on device"):
         save_folder(folder, model, processor, {})
     with pytest.raises(EmmaError, match=r"not complete.*complete\.json is missing"):
         load_folder(folder)
@@ -130,6 +130,47 @@ def test_damage_is_noticed(folder):
         load_folder(folder)
 
 
+def reseal(folder):
+    (folder / "complete.json").unlink()
+    seal(folder)
+
+
+def test_files_that_do_not_parse_are_named(folder):
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"\xff" * 8 + whole[8:])
+    with pytest.raises(EmmaError, match=r"is damaged: .*header"):
+        load_folder(folder)
+    weights.write_bytes(whole)
+    for name in ("processor_config.json", "config.json"):
+        content = (folder / name).read_text()
+        (folder / name).write_text("{")
+        with pytest.raises(EmmaError, match=f"{name}.*(not a valid JSON|is damaged)"):
+            load_folder(folder)
+        (folder / name).write_text(content)
+    load_folder(folder)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda weights: weights.pop("alignment.bias"), r"1 missing_keys: \['alignment.bias'\]"),
+    (lambda weights: weights.update(other=torch.ones(2)), r"1 unexpected_keys: \['other'\]"),
+    (lambda weights: weights.update({"alignment.bias": torch.ones(2)}), r"1 mismatched_keys: .*'alignment.bias'"),
+])  # fmt: skip
+def test_weights_that_do_not_fit_are_named(folder, change, message):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    reseal(folder)
+    with pytest.raises(EmmaError, match=message):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there(folder, device):
+    with pytest.raises(EmmaError, match=f"device '{device}'"):
+        load_folder(folder, device=device)
+
+
 def test_an_edited_card_is_fine(folder):
     (folder / "README.md").write_text("mine")
     load_folder(folder)
@@ -140,6 +181,9 @@ def test_what_is_no_model_is_named(tmp_path):
         load_folder(tmp_path / "nothing")
     with pytest.raises(EmmaError, match=r"has no config\.json"):
         load_folder(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(EmmaError, match="is a file"):
+        load_folder(tmp_path / "file")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
     with pytest.raises(EmmaError, match=r"type 'llava_llama'.*emma\.checkpoints import"):
         load_folder(tmp_path)
