@@ -52,6 +52,8 @@ class Chat:
         iterator, Ctrl-C) keeps what was said so far. Raises `EmmaError` when there is nothing to answer."""
         if not question.strip():
             raise EmmaError("the question is empty; type one, or /help")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):  # how Python passes on undecodable bytes
+            raise EmmaError(f"the question is not UTF-8 text: {question[:40]!a}; convert it, for example with iconv")
         turn = {"role": "user", "content": question.strip()}
         request = Request([*self.messages, turn], [self.image] if self.image else [], self.system)
         said: list[str] = []

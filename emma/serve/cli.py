@@ -1,6 +1,7 @@
 """Chat with a model in the terminal: `python -m emma.serve.cli [--model FOLDER] [--image FILE]`."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -68,6 +69,8 @@ class Console:
 
             session = PromptSession(reserve_space_for_menu=0)  # there is nothing to complete
             return lambda: session.prompt("you: ")
+        if sys.stdin is None:
+            raise EmmaError("standard input is closed; ask with --question TEXT, or give input, even if /dev/null")
         return input
 
 
@@ -120,8 +123,12 @@ def describe(folder: Path) -> str | None:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; exit code 1 when a question that came without a terminal could not be answered."""
     options = parser().parse_args(arguments)
-    interactive = options.question is None and sys.stdin.isatty()
+    interactive = options.question is None and sys.stdin is not None and sys.stdin.isatty()
     console = Console(interactive)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a bad byte is one bad question, not the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what the terminal's encoding does not
     if options.model:
         folder = Path(options.model).expanduser()
     else:
@@ -131,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.notice(f"model: {folder} (the last quickstart model)")
     if options.question is not None and not options.question.strip():
         raise EmmaError("--question is empty")
+    if options.image is not None and not options.image.strip():
+        raise EmmaError("--image is empty; give a file, or leave it out for a chat without a picture")
 
     from transformers.utils import logging as transformers_logging
 

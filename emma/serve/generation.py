@@ -32,7 +32,9 @@ def stream_answer(
     )
     used, room = inputs["input_ids"].shape[1], model.config.text_config.max_position_embeddings
     if used >= room:
-        raise EmmaError(f"the conversation has {used} tokens, the model's context {room}; begin anew with /reset")
+        raise EmmaError(
+            f"the conversation has {used} tokens, the model's context {room}; begin anew with /reset, or ask less"
+        )
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     stopped, failures = threading.Event(), []

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -116,6 +117,9 @@ def test_user_errors_leave_the_chat_as_it_was(chat, picture, tmp_path):
         assert (chat.messages, chat.image_path) == (messages, picture)
     with pytest.raises(EmmaError, match="empty"):
         list(chat.ask("  "))
+    with pytest.raises(EmmaError, match=r"not UTF-8 text: 'caf\\udce9'"):
+        list(chat.ask("caf\udce9"))
+    assert chat.messages == messages
 
 
 def test_save(chat, picture, tmp_path):
@@ -143,6 +147,38 @@ def test_lines_from_a_pipe(chat, monkeypatch, capsys, tmp_path):
     assert "does not exist" in err
     assert "\033" not in err
     assert console.failed
+
+
+def test_bytes_that_are_no_text_cost_one_question(tmp_path):
+    """The whole command, up to the question: the model folder is never reached."""
+    code = (
+        "import sys, emma; from emma.serve import cli, generation\n"
+        "emma.load = lambda *a, **k: (None, None)\n"
+        "cli.describe = lambda folder: None\n"
+        "generation.stream_answer = lambda model, processor, request, **k: iter(['fine'])\n"
+        "cli.main(['--model', '.'])"
+    )
+    for locale in ("C.UTF-8", "C", "POSIX"):  # Python decodes standard input strictly in some, not in others
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=b"caf\xe9?\nIs it red?\n",
+            env={**os.environ, "LC_ALL": locale},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (1, b"fine\n"), done.stderr.decode()
+        assert done.stderr.decode().strip().startswith("error: the question is not UTF-8 text")
+        assert done.stderr.count(b"\n") == 1
+
+
+def test_no_standard_input_is_said():
+    done = subprocess.run(
+        ["sh", "-c", '"$1" -c "$2" <&-', "sh", sys.executable, READER], capture_output=True, text=True, check=False
+    )
+    assert "standard input is closed" in done.stderr
+
+
+READER = "from emma.serve.cli import Console; Console(interactive=False).reader()"
 
 
 def test_interactive_chat_goes_on_after_an_empty_line(chat, monkeypatch, capsys):
@@ -191,6 +227,7 @@ def test_errors_before_a_model_is_loaded(capsys, tmp_path):
     for arguments, message in {
         ("--model", str(tmp_path), "--question", " "): "--question is empty",
         ("--model", str(tmp_path / "none"), "--question", "What?"): "none",
+        ("--model", str(tmp_path), "--question", "What?", "--image", ""): "--image is empty",
         ("--model", str(tmp_path), "--question", "What?", "--image", str(tmp_path)): "is a directory",
     }.items():
         with pytest.raises(SystemExit) as exit:
