@@ -32,7 +32,10 @@ def open_image(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
         raise EmmaError(f"image {path} is not an image that Pillow can read ({path.stat().st_size} bytes)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise EmmaError(f"image {path} has more than {pixels:,} pixels; make it smaller ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise EmmaError(f"image {path} is damaged or cannot be read: {error}") from error
 
 
