@@ -143,6 +143,8 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         recipe = OmegaConf.merge(recipe, loaded)
         for override in overrides:
             _apply(recipe, override)
+        if OmegaConf.is_missing(recipe, "name"):
+            raise EmmaError(f"config {path}: name is required but not set; it says where the run goes, runs/NAME")
         OmegaConf.resolve(recipe)
         result = OmegaConf.to_object(recipe)
     except OmegaConfBaseException as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -44,8 +45,12 @@ def build_initial(recipe: Recipe, folder: Path, stamp: dict, dtype: torch.dtype)
     llm_folder = find_asset(recipe, "llm")
     clip_source = find_asset(recipe, "clip")
     logger.info("building the model from %s and %s", llm_folder, clip_source)
-    llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+    try:
+        llm = AutoModelForCausalLM.from_pretrained(llm_folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(llm_folder, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise EmmaError(f"model.llm: {llm_folder} is no language model with its tokenizer: {reason}") from error
     model = EmmaForConditionalGeneration.from_parts(
         llm,
         read_clip(clip_source),
