@@ -4,6 +4,7 @@ It reads a scene told in words, then captions it (plain text) or answers questio
 never sees a picture or a visual token. Scenes that evaluation asks about are not told to it either.
 """
 
+import io
 import json
 import logging
 import math
@@ -49,9 +50,10 @@ def write_tokenizer(folder: Path, seed: int) -> None:
         scene = draw_scene(rng, held_out=False)
         texts = [tell(scene), caption(scene), *(text for pair in ask(scene, rng) for text in pair)]
         lines += [line for text in texts for line in text.split("\n")]
+    model = io.BytesIO()  # not a path, which would be written into the model
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
-        model_prefix=str(folder / "tokenizer"),
+        model_writer=model,
         vocab_size=VOCABULARY,
         hard_vocab_limit=False,
         model_type="bpe",
@@ -62,7 +64,7 @@ def write_tokenizer(folder: Path, seed: int) -> None:
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
     settings = {
         "tokenizer_class": "LlamaTokenizer",
         "add_bos_token": True,

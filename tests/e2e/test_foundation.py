@@ -46,3 +46,11 @@ def test_short_rebuild(tmp_path):
     assert weights["token_embedding.weight"].shape[0] == config.text_cfg["vocab_size"]
     assert find_clip_bpe(tmp_path / "clip") == find_clip_bpe(FOLDER / "clip"), "the vocabulary does not depend on steps"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "llm").config.hidden_size == 128
+
+
+def test_tokenizer_is_rebuilt_to_the_byte(tmp_path):
+    from emma.world.tiny_llm import write_tokenizer
+
+    write_tokenizer(tmp_path, seed=0)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (FOLDER / "llm" / name).read_bytes()
