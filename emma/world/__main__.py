@@ -17,7 +17,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain", type=int, default=6400, help="captioned pictures of stage 1 (%(default)s)")
-    parser.add_argument("--finetune", type=int, default=12800, help="conversations of stage 2 (%(default)s)")
+    parser.add_argument("--finetune", type=int, default=16000, help="conversations of stage 2 (%(default)s)")
 
 
 def write_data(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
-from emma.errors import EmmaError
+from emma.errors import EmmaError, describe_os_error
 from emma.world.benchmarks import write_mmvp, write_pope, write_questions
 from emma.world.language import CAPTION_REQUESTS, LETTER, SHORT, caption, multiple_choice, questions, tell
 from emma.world.render import render
@@ -25,7 +25,7 @@ def write_world(
     *,
     seed: int = 0,
     pretrain: int = 6400,
-    finetune: int = 12800,
+    finetune: int = 16000,
     held_out: int = 200,
     pairs: int = 150,
     pope: int = 100,
@@ -43,7 +43,7 @@ def write_world(
         pope: pictures in `eval/pope`, six questions each and category.
 
     Raises:
-        EmmaError: the folder holds another world or something else, or a number is below 1.
+        EmmaError: the folder holds another world or something else, cannot be written, or a number is below 1.
     """
     arguments = {
         "version": VERSION,
@@ -65,20 +65,31 @@ def write_world(
         raise EmmaError(
             f"{folder} holds a world made with {found}, not {arguments}: delete the folder or name another one"
         )
-    _claim(folder)
+    try:
+        _claim(folder)
+        counts = _write(folder, arguments)
+    except OSError as error:
+        raise EmmaError(f"cannot write the world to {folder}: {describe_os_error(error)}") from error
+    logger.info("wrote the world to %s: %s", folder, counts)
+    return folder
+
+
+def _write(folder: Path, arguments: dict[str, int]) -> dict[str, int]:
+    """All files, the manifest last; returns the counts."""
+    seed, pretrain, finetune = arguments["seed"], arguments["pretrain"], arguments["finetune"]
     train = draw_scenes(max(pretrain, finetune), seed, held_out=False)
     _write_images(folder / "images" / "train", train, seed)
     counts = {
         "pretrain": _write_json(folder / "pretrain.json", pretrain_rows(train[:pretrain], seed + 1)),
         "finetune": _write_json(folder / "finetune.json", finetune_rows(train[:finetune], seed + 2)),
-        "world": write_questions(folder / "eval" / "world", held_out, seed + 3),
-        "mmvp": write_mmvp(folder / "eval" / "mmvp", pairs, seed + 4),
-        "pope": write_pope(folder / "eval" / "pope", pope, seed + 5),
+        "world": write_questions(folder / "eval" / "world", arguments["held_out"], seed + 3),
+        "mmvp": write_mmvp(folder / "eval" / "mmvp", arguments["pairs"], seed + 4),
+        "pope": write_pope(folder / "eval" / "pope", arguments["pope"], seed + 5),
     }
-    manifest.write_text(json.dumps({"arguments": arguments, "counts": counts, "world": True}, indent=2) + "\n")
+    manifest = {"arguments": arguments, "counts": counts, "world": True}
+    (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")
     (folder / UNFINISHED).unlink()
-    logger.info("wrote the world to %s: %s", folder, counts)
-    return folder
+    return counts
 
 
 def _arguments(manifest: Path) -> dict:
