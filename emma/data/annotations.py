@@ -67,7 +67,13 @@ def read_records(path: Path) -> Iterator[dict]:
                     raise EmmaError(f"{path}: unexpected text after record {row - 1}: {rest[:40]!r}")
                 return
             # An unfinished record may be long: the chunk grows with it, so that parsing it again stays linear.
-            chunk = file.read(max(CHUNK, len(buffer)))
+            try:
+                chunk = file.read(max(CHUNK, len(buffer)))
+            except UnicodeDecodeError as error:
+                raise EmmaError(
+                    f"{path}: not UTF-8 text at or after record {row} (byte {error.object[error.start]:#x}); "
+                    "convert the file, for example with iconv"
+                ) from None
             buffer, ended = buffer + chunk, not chunk
 
 
@@ -93,6 +99,12 @@ def normalise(record: dict, row: int, path: Path) -> dict:
             or not isinstance(turn.get("value"), str)
         ):
             raise EmmaError(f'{where}: turn {number} must be {{"from": str, "value": str}}, not {str(turn)[:80]}')
+    try:
+        "".join((name, *images, *(turn["from"] + turn["value"] for turn in turns))).encode()
+    except UnicodeEncodeError as error:
+        raise EmmaError(
+            f"{where}: {error.object[error.start : error.end]!a} is half a character (a lone surrogate); take it out"
+        ) from None
     return {
         "id": name,
         "image": images,

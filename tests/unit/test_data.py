@@ -84,6 +84,7 @@ def test_records_larger_than_a_chunk_and_odd_whitespace(tmp_path, monkeypatch):
         ('[{"id": 1, "conversations": 3}]', r"record 0 \(id 1\): conversations must be a list"),
         ('[{"id": 1, "conversations": [{"from": "human"}]}]', r'turn 0 must be \{"from": str, "value": str\}'),
         ('[{"id": 1, "image": 3, "conversations": [{}]}]', "image must be a path or a list of paths"),
+        (json.dumps([{"id": 1, "conversations": turns("\ud83d x")}]), r"\(id 1\): '\\ud83d' is half a character"),
         ("[3]", "record 0 is int, not an object"),
         (json.dumps([{"conversations": turns("x")}]) + " more", "unexpected text after record 0: 'more'"),
     ],
@@ -93,6 +94,13 @@ def test_broken_annotation_files_name_the_record(tmp_path, text, message):
     with pytest.raises(EmmaError, match=message):
         open_annotations(tmp_path / "bad.json")
     assert not list(tmp_path.rglob("*.arrow*")), "nothing half-made stays"
+
+
+def test_an_annotation_file_in_another_encoding_is_named(tmp_path):
+    records = json.dumps([{"id": "1", "conversations": turns("café")}], ensure_ascii=False)
+    (tmp_path / "bad.json").write_bytes(records.encode("latin-1"))
+    with pytest.raises(EmmaError, match=r"bad\.json: not UTF-8 text at or after record 0 \(byte 0xe9\)"):
+        open_annotations(tmp_path / "bad.json")
 
 
 def test_mixture_repeats_and_finds(mixture, files):
