@@ -36,7 +36,8 @@ def describe_os_error(error: OSError) -> str:
 def cli(main: Callable[..., int | None]) -> Callable[..., None]:
     """Wrap a command's `main`: an `EmmaError` becomes one line on stderr and exit code 1, Ctrl-C exit code 130.
 
-    So does an `OSError` that nothing on the way had more to say about: a full disk, a folder that is not ours to write.
+    So does an `OSError` that nothing on the way had more to say about: a full disk, a folder that is not ours to write;
+    and a dependency that is not installed.
     When the reader of the output has gone (`| head`), the command ends as other programs do, silently.
 
     `EMMA_DEBUG=1` in the environment shows the traceback instead.
@@ -50,6 +51,15 @@ def cli(main: Callable[..., int | None]) -> Callable[..., None]:
             if os.environ.get("EMMA_DEBUG") == "1":
                 raise
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except ModuleNotFoundError as error:
+            if os.environ.get("EMMA_DEBUG") == "1" or str(error.name).split(".")[0] == "emma":
+                raise
+            print(
+                f"error: {error} in the Python of {sys.prefix}; activate the environment that has EMMA (the scripts "
+                "make .venv: source .venv/bin/activate), or install it here: pip install -e .",
+                file=sys.stderr,
+            )
             sys.exit(1)
         except BrokenPipeError:
             # Python would flush standard output at exit and complain once more.

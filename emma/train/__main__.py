@@ -7,8 +7,6 @@ import shlex
 import sys
 
 from emma.errors import cli
-from emma.train.launch import TrainingStopped, run
-from emma.train.recipe import STAGES, load_recipe
 
 DESCRIPTION = """Train one stage of a recipe. Output: OUTPUT/STAGE with log.jsonl, checkpoint-N and the finished model/.
 
@@ -22,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m emma.train", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", metavar="CONFIG", help="recipe, for example configs/emma-7b.yaml")
-    parser.add_argument("--stage", choices=STAGES, required=True, help="which stage to train")
+    parser.add_argument("--stage", choices=("pretrain", "finetune"), required=True, help="which stage to train")
     parser.add_argument(
         "--resume",
         default="auto",
@@ -34,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example finetune.learning_rate=2e-5")
     options = parser.parse_intermixed_args(arguments)
+
+    from emma.train import TrainingStopped, load_recipe, run
+
     main_rank = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(message)s", stream=sys.stdout)
     recipe = load_recipe(options.config, options.overrides)
