@@ -45,8 +45,8 @@ make_environment() { # FOLDER
     base="$(find_python)" || exit 1
     say "making a virtual environment in $1 with $base ($("$base" -c 'import platform; print(platform.python_version())'))"
     # The mark tells the next call that this attempt was interrupted; --clear, that nothing is built upon such a one.
-    mkdir -p -- "$(dirname -- "$1")"
-    : >"$1.incomplete"
+    { mkdir -p -- "$(dirname -- "$1")" && : >"$1.incomplete"; } ||
+        fail "cannot write $1; name another place for the environment with EMMA_VENV"
     "$base" -m venv --clear "$1" >&2 </dev/null ||
         fail "\"$base -m venv $1\" failed (on Debian and Ubuntu its module is a package: apt install python3-venv)"
     rm -- "$1.incomplete"
