@@ -27,6 +27,13 @@ def test_open_image_errors(tmp_path):
             open_image(tmp_path / name)
 
 
+def test_an_image_far_too_large_says_so(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(EmmaError, match=r"huge\.png has more than 400 pixels; make it smaller"):
+        open_image(tmp_path / "huge.png")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")

@@ -80,6 +80,7 @@ def test_wrong_settings_are_named(file, override, message):
     [
         ("a: [1", "not valid YAML"),
         ("- 1", "must be a mapping"),
+        ("", "name is required but not set"),
         ("name: q", "model.llm.* mandatory"),
         (YAML + "  seed: 3", "unknown key pretrain.seed; did you mean seed?"),
     ],

@@ -76,12 +76,18 @@ def test_trainable_tensor_that_does_not_change_is_an_error(assets, tmp_path, mon
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_missing_image_names_sample_file_and_remedy(assets, tmp_path, workers):
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_missing_or_corrupt_image_names_sample_file_and_remedy(assets, tmp_path, workers, damage):
     images = tmp_path / "images"
     shutil.copytree(assets / "images", images)
     data = [f"pretrain.data[0].images={images}", f"pretrain.workers={workers}"]
+    content = (images / "7.png").read_bytes()
     (images / "7.png").unlink()
-    with pytest.raises(EmmaError, match=r"sample 'c7' \(record 7 of .*captions.json\): image .*7.png does not exist"):
+    reason = "does not exist; put the image there"
+    if damage == "cut":
+        (images / "7.png").write_bytes(content[: len(content) // 2])
+        reason = "is damaged or cannot be read"
+    with pytest.raises(EmmaError, match=rf"sample 'c7' \(record 7 of .*captions.json\): image .*7.png {reason}"):
         one_step(assets, tmp_path, *data, stage="pretrain")
 
 
@@ -92,6 +98,7 @@ def test_asset_errors_name_path_and_remedy(assets, tmp_path):
             run(recipe, stage)
         return str(raised.value)
 
+    assert f"{assets / 'clip'} is no language model with its tokenizer" in message(f"model.llm={assets / 'clip'}")
     text = message("model.llm=lmsys/vicuna-7b-v1.5")
     assert "lmsys/vicuna-7b-v1.5" in text
     assert f"python -m emma.checkpoints fetch {assets / 'recipe.yaml'} --to playground/models" in text

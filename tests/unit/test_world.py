@@ -202,9 +202,9 @@ def test_data_command_writes_a_world(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(data, "write_world", lambda folder, **numbers: calls.append((folder, numbers)))
     with pytest.raises(SystemExit) as ended:
-        main(["world", "--to", str(tmp_path), "--pretrain", "3"])
+        main(["world", "--to", str(tmp_path), "--pretrain", "3", "--finetune", "4"])
     assert ended.value.code == 0
-    assert calls == [(tmp_path, {"seed": 0, "pretrain": 3, "finetune": 12800})]
+    assert calls == [(tmp_path, {"seed": 0, "pretrain": 3, "finetune": 4})]
 
 
 @pytest.fixture(scope="module")
