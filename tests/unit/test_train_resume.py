@@ -174,3 +174,14 @@ def test_resume_never_moves_the_old_run_aside(finished, assets, tmp_path):
     assert [line["step"] for line in log_lines(tmp_path / "pretrain")] == [1]
     (aside,) = tmp_path.glob("pretrain-replaced-*")
     assert_same_model(aside / "model", pretrained / "model")
+
+
+def test_intervals_of_the_new_start_count(assets, tmp_path, die_at):
+    """transformers restores the old start's intervals with the checkpoint."""
+    recipe = load_recipe(assets / "recipe.yaml", [f"output={tmp_path}"])
+    die_at(3)
+    with pytest.raises(Kill):
+        run(recipe, "pretrain")
+    die_at(None)
+    run(load_recipe(assets / "recipe.yaml", [f"output={tmp_path}", "pretrain.log_every=1"]), "pretrain")
+    assert [line["step"] for line in log_lines(tmp_path / "pretrain")] == [1, 2, 3, 4, 5, 6]
