@@ -142,8 +142,8 @@ def _check_is_model(folder: Path) -> None:
         raise EmmaError(f"{folder}/config.json is damaged ({error}); copy the folder again") from error
     if config.get("model_type") != "emma":
         raise EmmaError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, not 'emma'; a released EMMA or LLaVA-1.5 "
-            "folder is converted with: python -m emma.checkpoints import SOURCE TARGET"
+            f"{folder} holds a model of type {config.get('model_type')!r}, not 'emma'; released EMMA and "
+            "LLaVA-1.5 folders cannot be read yet: give a model folder that this project's training wrote"
         )
     if found := defects(folder):
         raise EmmaError(
