@@ -77,10 +77,10 @@ what was learned from them. The model can be wrong about what an image shows.
 
 def count_parameters(model: "EmmaForConditionalGeneration") -> dict[str, int]:
     """Parameters of `towers`, `adapter` and `llm`; tied ones count once."""
+    from emma.checkpoints.sharded import numel
     from emma.model import part_of
 
     counts = {"towers": 0, "adapter": 0, "llm": 0}
     for name, parameter in model.named_parameters():
-        # A parameter that ZeRO-3 has partitioned is empty here and names its full size.
-        counts[part_of(name)] += parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()
+        counts[part_of(name)] += numel(parameter)
     return counts

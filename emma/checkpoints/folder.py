@@ -99,7 +99,7 @@ def load_folder(
     from emma.processing.processor import EmmaProcessor
 
     folder = Path(folder).expanduser()
-    _check_is_model(folder)
+    check_is_model(folder)
     target = _device(device)
     if dtype is None:
         dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
@@ -130,7 +130,12 @@ def _device(wanted: torch.device | str | None) -> torch.device:
     return device
 
 
-def _check_is_model(folder: Path) -> None:
+def check_is_model(folder: Path) -> None:
+    """Refuse what is no complete model folder of this project.
+
+    Raises:
+        EmmaError: says what it is instead.
+    """
     if not (folder / "config.json").is_file():
         state = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise EmmaError(

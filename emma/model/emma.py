@@ -135,11 +135,12 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             EmmaError: pixels or instructions of another size than the towers take.
         """
         self._check_images(pixel_values, instruction_ids)
-        visual = self.towers.encode_image(pixel_values).to(self.projector.dtype)
-        if self.config.alignment == "none":
-            text, instruction, aligned = None, None, visual
+        visual, text = self.towers(pixel_values, instruction_ids)
+        visual = visual.to(self.projector.dtype)
+        if text is None:
+            instruction, aligned = None, visual
         else:
-            text = self.towers.encode_text(instruction_ids).to(self.projector.dtype)  # type: ignore[arg-type]
+            text = text.to(self.projector.dtype)
             instruction = self.instruction_projection(text)
             aligned = self.alignment(visual, instruction)
         projected = self.projector(aligned)
@@ -174,7 +175,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # The placeholder id has no row in the embedding table; any valid id will do for the look-up.
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if pixel_values is None or images == 0:
-            return embeddings
+            return embeddings + self._zero_through_adapter().to(embeddings.dtype) if self.training else embeddings
         visual = self.encode(pixel_values, instruction_ids)["projected"]
         return embeddings.masked_scatter(is_image[..., None], visual.to(embeddings.dtype))
 
@@ -248,15 +249,14 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         loss = F.cross_entropy(output.logits.float(), targets, reduction="sum")
         loss = loss / (max(targets.numel(), 1) if num_items_in_batch is None else num_items_in_batch)
-        if self.training and (pixel_values is None or pixel_values.shape[0] == 0):
-            loss = loss + self._zero_through_adapter()
         output.loss = loss
         return output
 
     def _zero_through_adapter(self) -> torch.Tensor:
-        """0 times the features of a blank image: text-only batches touch the same parameters as all others.
+        """0 times the features of a blank image: text-only batches use the same parameters as all others.
 
-        Ranks that wait for each other's gradients, or gather partitioned weights together, need this.
+        Ranks that wait for each other's gradients, or collect partitioned weights together, need this, and always in
+        the same place: towers, alignment and projector are called once in a forward pass, before the LLM.
         """
         clip = self.config.tower_config
         pixels = torch.zeros(1, 3, clip.image_size, clip.image_size, device=self.device)

@@ -64,6 +64,17 @@ class ClipTowers(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.visual.conv1.weight.dtype
 
+    def forward(
+        self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(V float[I, N, Dv], T float[I, M, Dt] or None without a text tower) of images and their instructions.
+
+        Training enters here and not through the two functions below: what partitions weights over ranks (ZeRO-3, FSDP)
+        collects them when a module is called, and both towers reach into open_clip's modules without calling these.
+        """
+        visual = self.encode_image(pixel_values)
+        return visual, self.encode_text(instruction_ids) if self.with_text else None  # type: ignore[arg-type]
+
     @torch.no_grad()
     def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """float[I, 3, H, W], normalised -> V float[I, N, Dv] from the last but one block, class token dropped."""

@@ -9,7 +9,9 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback
 
+from emma.checkpoints.sharded import has_gradient, local_part
 from emma.errors import EmmaError
+from emma.train.engine import link_states
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +95,21 @@ def check_gradient(norm: torch.Tensor | float, ids: Sequence[str], step: int) ->
         )
 
 
+def _any_rank(flags: list[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is true on any rank; all ranks give flags of the same things."""
+    if not (dist.is_available() and dist.is_initialized()) or not flags:
+        return flags
+    votes = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return [bool(vote) for vote in votes.tolist()]
+
+
 @torch.no_grad()
-def _checksum(tensor: torch.Tensor) -> int:
-    """Sum of a tensor's bit patterns, so that any single changed bit shows."""
+def _checksum(parameter: nn.Parameter) -> int:
+    """Sum of the bit patterns of what this rank keeps of a parameter, so that any single changed bit shows."""
+    tensor = local_part(parameter)
+    if tensor is None or tensor.numel() == 0:
+        return 0
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     return int(tensor.detach().contiguous().view(bits).sum(dtype=torch.int64))
 
@@ -106,21 +120,22 @@ class ChangeCheck(TrainerCallback):
     A step with learning rate 0 (the first of a warm-up) changes nothing, and early warm-up steps may be smaller than
     the spacing of float32 around large weights; so a tensor has
     until the end of the warm-up. Tensors without any gradient yet are reported, not failed: with W = [I|0] the
-    instruction projection's is exactly 0 at step 0.
+    instruction projection's is exactly 0 at step 0. Where weights are spread over ranks, each looks at its own part
+    (of the float32 masters, since bfloat16 copies stand still for many steps), and all agree.
     """
 
-    def __init__(self, model: nn.Module, warmup_steps: int):
-        self.parameters = dict(model.named_parameters())
+    def __init__(self, warmup_steps: int):
         self.before: dict[str, int] = {}
-        self.waiting = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
-        self.frozen = self.parameters.keys() - self.waiting
-        self.count = len(self.waiting)
         self.had_gradient: set[str] = set()
         self.patience = warmup_steps + 2  # counted in steps with a learning rate
         self.steps, self.rate = 0, 0.0
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        # Not earlier: a resumed run loads its weights after this callback was made.
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # Not earlier: a resumed run loads its weights, and FSDP replaces parameters, after this callback was made.
+        self.parameters = dict(model.named_parameters())
+        self.waiting = {name for name, parameter in self.parameters.items() if parameter.requires_grad}
+        self.frozen = self.parameters.keys() - self.waiting
+        self.count = len(self.waiting)
         self.before = {name: _checksum(parameter) for name, parameter in self.parameters.items()}
 
     def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
@@ -128,16 +143,18 @@ class ChangeCheck(TrainerCallback):
             return
         self.rate = optimizer.param_groups[0]["lr"]
         if self.rate > 0:
-            for name in self.waiting - self.had_gradient:
-                gradient = self.parameters[name].grad
-                if gradient is not None and bool(gradient.any()):
-                    self.had_gradient.add(name)
+            link_states(optimizer)
+            names = sorted(self.waiting - self.had_gradient)
+            flags = _any_rank([has_gradient(self.parameters[name]) for name in names], args.device)
+            self.had_gradient |= {name for name, flag in zip(names, flags, strict=True) if flag}
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         if self.steps >= self.patience or self.rate == 0:
             return
         self.steps += 1
-        self.waiting -= {name for name in self.had_gradient & self.waiting if self._changed(name)}
+        names = sorted(self.had_gradient & self.waiting)
+        flags = _any_rank([self._changed(name) for name in names], args.device)
+        self.waiting -= {name for name, flag in zip(names, flags, strict=True) if flag}
         late = sorted(self.waiting & self.had_gradient)
         if self.steps == 1:
             self._check_frozen()

@@ -20,14 +20,16 @@ from emma.data.sampler import Draw, StepSampler
 from emma.model import EmmaForConditionalGeneration
 from emma.processing.processor import EmmaProcessor
 from emma.train.arguments import set_steps, training_arguments
+from emma.train.engine import check_record, engine_name, prepare_engine, prepare_model, unpartitioned
 from emma.train.launch import TrainingStopped, set_aside, stamp_of_model, stamp_record
 from emma.train.logs import FILE as LOG_FILE
 from emma.train.logs import prepare_trackers, truncate_log
 from emma.train.recipe import Recipe, to_yaml
 from emma.train.saving import checkpoints, mismatch
 from emma.train.signals import StopRequest
-from emma.train.stages import build_initial, freeze_table, load_for_stage
+from emma.train.stages import build_initial, freeze_table, load_for_stage, processor_for_stage
 from emma.train.trainer import EmmaTrainer
+from emma.train.weights import whole_state
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +58,30 @@ def train_stage(
         disable_progress_bar()  # of transformers' loading and saving, which a log file would keep
     prepare_trackers(settings.report_to, folder, f"{recipe.name}-{stage}")
     args = training_arguments(settings, stage, folder, recipe.seed)
+    prepare_engine(args)
+    if checkpoint is not None:
+        check_record(args, checkpoint)
+    initial = start or folder / "init"
     records = stamp_record(recipe, stamp)
-    with args.main_process_first(local=False, desc="data and step-0 model"):
+    with args.main_process_first(local=False, desc="data and step-0 model"), unpartitioned(args):
         main = args.process_index == 0
         if main and fresh and folder.exists():
             set_aside(folder)
         mixture = Mixture.open(settings.data, stage)
         if main and start is None:
-            _prepare_initial(recipe, folder / "init", stamp, args.bf16)
-        model, processor = load_for_stage(recipe, stage, start or folder / "init", torch.device("cpu"), args.bf16)
+            _prepare_initial(recipe, initial, stamp, args.bf16)
+        processor = processor_for_stage(recipe, stage, initial)
         lengths = sample_lengths(mixture, processor, settings.workers)
         if main:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "train.yaml").write_text(to_yaml(recipe), encoding="utf-8")
             truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
+    partitioned = engine_name(args) == "zero3"
+    model = load_for_stage(
+        recipe, stage, initial, None if partitioned else args.device, args.bf16, engine_masters=bool(args.deepspeed)
+    )
+    prepare_model(args, model)
     if args.process_index == 0:
         logger.info("%s", "\n".join(describe(recipe, stage, model, dataset, sampler)))
     with StopRequest() as stop:
@@ -83,6 +94,7 @@ def train_stage(
             loss_norm=settings.loss_norm,
             keep=settings.keep,
             records=records,
+            initial=initial,
             stop=stop,
             name=f"{recipe.name} {stage}",
         )
@@ -181,15 +193,14 @@ def _finish(
     facts: dict[str, Any],
 ) -> None:
     """Save the finished model as one self-contained folder; it gets its name when it is complete."""
-    model = trainer.model
-    if trainer.args.bf16:
-        model.to(torch.bfloat16)  # the adapter stays float32
-    if trainer.is_world_process_zero():
+    state = whole_state(trainer.model, trainer.args.bf16, main=trainer.is_world_process_zero())
+    if state is not None:
         target, partial = folder / "model", folder / "model.partial"
         if partial.exists():
             shutil.rmtree(partial)
         parent = str(start) if start else {"llm": recipe.model.llm, "clip": recipe.model.clip}
-        save_folder(partial, model, processor, provenance.collect() | facts | {"parent": parent}, to_yaml(recipe))
+        facts = provenance.collect() | facts | {"parent": parent}
+        save_folder(partial, trainer.model, processor, facts, to_yaml(recipe), state_dict=state)
         if target.exists():
             set_aside(target)
         partial.rename(target)

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emma.checkpoints import provenance
-from emma.checkpoints.folder import load_folder, save_folder
+from emma.checkpoints.folder import check_is_model, load_folder, save_folder
+from emma.checkpoints.sharded import numel
 from emma.errors import EmmaError
 from emma.model import EmmaConfig, EmmaForConditionalGeneration, part_of, read_clip
 from emma.processing.instruction import find_clip_bpe
@@ -40,6 +41,14 @@ def stage_processor(config, tokenizer, stage: StageRecipe, clip_bpe: bytes | Non
     )
 
 
+def processor_for_stage(recipe: Recipe, stage: str, folder: Path) -> EmmaProcessor:
+    """The processor of a stage that starts from a saved model folder; reads no weights."""
+    check_is_model(folder)
+    saved = EmmaProcessor.from_pretrained(folder, local_files_only=True)
+    config = EmmaConfig.from_pretrained(folder, local_files_only=True)
+    return stage_processor(config, saved.tokenizer, recipe.stage(stage), saved.clip_bpe)
+
+
 def build_initial(recipe: Recipe, folder: Path, stamp: dict, dtype: torch.dtype) -> None:
     """Put LLM, CLIP and a fresh adapter together and save them as the self-contained step-0 folder."""
     llm_folder = find_asset(recipe, "llm")
@@ -65,36 +74,38 @@ def build_initial(recipe: Recipe, folder: Path, stamp: dict, dtype: torch.dtype)
 
 
 def load_for_stage(
-    recipe: Recipe, stage: str, folder: Path, device: torch.device, bf16: bool
-) -> tuple[EmmaForConditionalGeneration, EmmaProcessor]:
-    """Model and processor for a stage, frozen as it wants, in the dtypes that it wants.
+    recipe: Recipe, stage: str, folder: Path, device: torch.device | None, bf16: bool, engine_masters: bool = False
+) -> EmmaForConditionalGeneration:
+    """The model of a stage, frozen as it wants, in the dtypes that it wants. Under ZeRO-3 all processes load together.
 
     Dtypes: all float32, except that with bf16 everything frozen is stored in bfloat16. Trainable tensors are float32
-        master
-    weights in any case; with bf16 their products run in bfloat16 under autocast.
+    master weights; with bf16 their products run in bfloat16 under autocast.
+
+    Args:
+        device: None: ZeRO-3 says where the weights go.
+        engine_masters: with bf16, everything is bfloat16, since DeepSpeed keeps the float32 masters.
 
     Raises:
         EmmaError: the folder holds another architecture than the recipe asks for.
     """
-    settings = recipe.stage(stage)
     frozen_dtype = torch.bfloat16 if bf16 else torch.float32
-    llm_trained = "llm" in TRAINED[stage]
-    model, saved = load_folder(folder, dtype=torch.float32 if llm_trained else frozen_dtype, device=device)
+    llm_dtype = torch.float32 if "llm" in TRAINED[stage] and not engine_masters else frozen_dtype
+    model, _ = load_folder(folder, dtype=llm_dtype, device=device or "cpu")
     for key in ("alignment", "text_layer", "projector"):
         wanted, found = getattr(recipe.model, key), getattr(model.config, key)
         if wanted != found:
             raise EmmaError(f"model.{key} is {wanted!r}, but {folder} holds a model with {found!r}")
-    model.towers.to(frozen_dtype)
-    freeze(model, stage)
-    model.train()
-    return model, stage_processor(model.config, saved.tokenizer, settings, saved.clip_bpe)
+    if not engine_masters:
+        model.towers.to(frozen_dtype)
+    freeze(model, stage, engine_masters)
+    return model.train()
 
 
-def freeze(model: EmmaForConditionalGeneration, stage: str) -> None:
+def freeze(model: EmmaForConditionalGeneration, stage: str, engine_masters: bool = False) -> None:
     """Make exactly the stage's parts trainable. After loading: transformers unfreezes what it loads."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in TRAINED[stage])
-        if parameter.requires_grad and parameter.dtype != torch.float32:
+        if parameter.requires_grad and parameter.dtype != torch.float32 and not engine_masters:
             raise EmmaError(f"{name} is trainable but {parameter.dtype}: master weights must be float32")
 
 
@@ -105,9 +116,8 @@ def freeze_table(model: nn.Module) -> list[str]:
     for part in dict.fromkeys(name.split(".", 1)[0] for name, _ in everything):
         parameters = [parameter for name, parameter in everything if name.split(".", 1)[0] == part]
         rows.append((part, *_summary(parameters)))
-    trained = [parameter for _, parameter in everything if parameter.requires_grad]
-    total = sum(parameter.numel() for _, parameter in everything)
-    share = 100 * sum(parameter.numel() for parameter in trained) / total
+    trained_count = sum(numel(parameter) for _, parameter in everything if parameter.requires_grad)
+    total = sum(numel(parameter) for _, parameter in everything)
     rows.append(("all", *_summary([parameter for _, parameter in everything])))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     right = (2, 3)
@@ -115,8 +125,7 @@ def freeze_table(model: nn.Module) -> list[str]:
         "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in rows
     ]
-    trained_count = sum(parameter.numel() for parameter in trained)
-    return [*lines, f"trained: {trained_count:,} of {total:,} parameters ({share:.2f} %)"]
+    return [*lines, f"trained: {trained_count:,} of {total:,} parameters ({100 * trained_count / total:.2f} %)"]
 
 
 def _summary(parameters: "Iterable[nn.Parameter]") -> tuple[str, str, str, str]:
@@ -126,7 +135,7 @@ def _summary(parameters: "Iterable[nn.Parameter]") -> tuple[str, str, str, str]:
     return (
         states.pop() if len(states) == 1 else "part trained",
         f"{len(parameters):,}",
-        f"{sum(parameter.numel() for parameter in parameters):,}",
+        f"{sum(numel(parameter) for parameter in parameters):,}",
         "+".join(dtypes),
     )
 
@@ -134,9 +143,7 @@ def _summary(parameters: "Iterable[nn.Parameter]") -> tuple[str, str, str, str]:
 def processor_without_weights(recipe: Recipe, stage: str, start: Path | None) -> EmmaProcessor:
     """A stage's processor from configurations and tokenizers alone; `start`: the folder to fine-tune, if any."""
     if start is not None and start.is_dir():
-        saved = EmmaProcessor.from_pretrained(start, local_files_only=True)
-        config = EmmaConfig.from_pretrained(start, local_files_only=True)
-        return stage_processor(config, saved.tokenizer, recipe.stage(stage), saved.clip_bpe)
+        return processor_for_stage(recipe, stage, start)
     llm_folder, clip_source = find_asset(recipe, "llm"), find_asset(recipe, "clip")
     config = EmmaConfig(
         tower_config=read_clip(clip_source)[0],

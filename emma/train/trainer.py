@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from emma.data.collate import Collator
@@ -18,12 +19,13 @@ from emma.data.dataset import TrainingDataset
 from emma.data.sampler import StepSampler
 from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
+from emma.train.engine import write_record
 from emma.train.guards import ChangeCheck, agree, check_gradient, check_launch, check_loss
 from emma.train.logs import FILE as LOG_FILE
 from emma.train.logs import JsonLog, Progress, Throughput
 from emma.train.saving import PARTIAL, checkpoints, publish, rotate
 from emma.train.signals import StopRequest, ignore_in_worker
-from emma.train.weights import check_saved, read_trainable, write_trainable
+from emma.train.weights import check_names, check_saved, read_trainable, set_masters, write_trainable
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class EmmaTrainer(Trainer):
             means).
         keep: newest complete checkpoints that stay.
         records: small text files that every checkpoint carries, by name.
+        initial: the model folder that `model` was loaded from.
         stop: request to save and end, looked at after every step.
     """
 
@@ -54,6 +57,7 @@ class EmmaTrainer(Trainer):
         keep: int,
         records: dict[str, str],
         stop: StopRequest,
+        initial: Path,
         name: str,
     ):
         had_cache = model.config.to_dict().get("use_cache")
@@ -65,11 +69,12 @@ class EmmaTrainer(Trainer):
             model.config.use_cache = had_cache
         check_launch(args, self.accelerator)
         self.sampler, self.loss_norm, self.keep, self.records, self.stop = sampler, loss_norm, keep, records, stop
+        self.initial = initial
         self.throughput = Throughput()
         self.step_ids: list[str] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(_Flow(self))
-        self.add_callback(ChangeCheck(model, args.warmup_steps))
+        self.add_callback(ChangeCheck(args.warmup_steps))
         self.add_callback(JsonLog(self.folder / LOG_FILE))
         self.progress = Progress(name)
         self.add_callback(self.progress)
@@ -181,8 +186,9 @@ class EmmaTrainer(Trainer):
                 shutil.rmtree(partial)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        write_trainable(self.model, partial, main)
         if main:
-            write_trainable(self.model, partial)
+            write_record(self.args, partial)
             for name, text in self.records.items():
                 (partial / name).write_text(text, encoding="utf-8")
             self.state.save_to_json(str(partial / "trainer_state.json"))
@@ -195,6 +201,26 @@ class EmmaTrainer(Trainer):
             rotate(self.folder, self.keep)
             logger.info("saved %s", target)
         self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_deepspeed_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.is_world_process_zero():
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None):
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        # Not with the checkpoint: transformers would want the frozen weights in it.
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is None:
+            set_masters(self.model, self.initial)
+        else:
+            check_names(self.model, Path(resume_from_checkpoint))
+            self.model_wrapped.load_checkpoint(resume_from_checkpoint, load_module_strict=False)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)  # here: the schedule
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         read_trainable(self.model if model is None else model, Path(resume_from_checkpoint))
@@ -209,8 +235,7 @@ class EmmaTrainer(Trainer):
     def prove_saving(self) -> None:
         """Save at step 0 and read back: path, space, permissions and file system hold before hours are spent."""
         self._save_checkpoint(self.model)
-        if self.is_world_process_zero():
-            check_saved(self.model, self.folder / f"checkpoint-{self.state.global_step}")
+        check_saved(self.model, self.folder / f"checkpoint-{self.state.global_step}", main=self.is_world_process_zero())
 
 
 class _Flow(TrainerCallback):
