@@ -12,6 +12,7 @@ from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
 
 RECORD = "engine.json"
+_LONG_NAMES = {"replicated": "plain data parallelism", "fsdp": "FSDP"} | {f"zero{n}": f"ZeRO-{n}" for n in range(4)}
 
 
 def engine_name(args: TrainingArguments) -> str:
@@ -74,8 +75,11 @@ def unpartitioned(args: TrainingArguments) -> Iterator[None]:
 
 def write_record(args: TrainingArguments, folder: Path) -> None:
     """Note in a checkpoint which engine and how many processes its optimizer state belongs to."""
-    record = {"engine": engine_name(args), "processes": args.world_size}
-    (folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(_record(args)), encoding="utf-8")
+
+
+def _record(args: TrainingArguments) -> dict[str, Any]:
+    return {"engine": engine_name(args), "processes": args.world_size}
 
 
 def check_record(args: TrainingArguments, checkpoint: Path) -> None:
@@ -87,11 +91,11 @@ def check_record(args: TrainingArguments, checkpoint: Path) -> None:
         EmmaError: names both engines and numbers, and the ways out.
     """
     saved = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
-    now = {"engine": engine_name(args), "processes": args.world_size}
+    now = _record(args)
     if saved == now or saved["engine"] == now["engine"] == "replicated":
         return
-    what = f"{saved['engine']} on {saved['processes']} process(es)"
+    before, here = (f"{_LONG_NAMES[record['engine']]} on {record['processes']} process(es)" for record in (saved, now))
     raise EmmaError(
-        f"{checkpoint} was saved by {what}, but this run is {now['engine']} on {now['processes']}: the optimizer's "
-        f"state lies in parts that only the former can read. Go on with {what}, or start over with --resume never"
+        f"{checkpoint} was saved by {before}, and this run is {here}: its optimizer state cannot be read here. "
+        f"Go on with {before}, or start over with --resume never"
     )

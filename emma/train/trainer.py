@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from emma.train.logs import FILE as LOG_FILE
 from emma.train.logs import JsonLog, Progress, Throughput
 from emma.train.saving import PARTIAL, checkpoints, publish, rotate
 from emma.train.signals import StopRequest, ignore_in_worker
-from emma.train.weights import check_names, check_saved, read_trainable, set_masters, write_trainable
+from emma.train.weights import check_names, check_saved, gather_trainable, read_trainable, set_masters, write_trainable
 
 logger = logging.getLogger(__name__)
 
@@ -169,38 +169,54 @@ class EmmaTrainer(Trainer):
         """Everything that going on needs, under a temporary name; the final name only when all of it is on disk."""
         target = self.folder / f"checkpoint-{self.state.global_step}"
         partial = target.with_name(target.name + PARTIAL)
-        try:
-            self._write_checkpoint(partial, target)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            intact = list(checkpoints(self.folder).values())
-            raise EmmaError(
-                f"cannot write {partial}: {error}. Last complete checkpoint: {intact[-1] if intact else 'none'}; "
-                "free some space and start again"
-            ) from error
-        self.throughput.reset()
+        tensors = gather_trainable(self.model, self.is_world_process_zero())
 
-    def _write_checkpoint(self, partial: Path, target: Path) -> None:
-        main = self.is_world_process_zero()
-        if main:
+        def begin() -> None:
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        write_trainable(self.model, partial, main)
-        if main:
+            write_trainable(tensors, partial)
             write_record(self.args, partial)
             for name, text in self.records.items():
                 (partial / name).write_text(text, encoding="utf-8")
             self.state.save_to_json(str(partial / "trainer_state.json"))
-        self._save_optimizer_and_scheduler(str(partial))
-        self._save_scaler(str(partial))
-        self._save_rng_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if main:
+
+        def each_rank() -> None:
+            self._save_optimizer_and_scheduler(str(partial))
+            self._save_scaler(str(partial))
+            self._save_rng_state(str(partial))
+
+        def end() -> None:
             publish(partial, target)
             rotate(self.folder, self.keep)
             logger.info("saved %s", target)
-        self.accelerator.wait_for_everyone()
+
+        for write, main_only in ((begin, True), (each_rank, False), (end, True)):
+            self._write(write, main_only, partial)
+        self.throughput.reset()
+
+    def _write(self, write: Callable[[], None], main_only: bool, partial: Path) -> None:
+        """Run a part of saving, on rank 0 or on all; all ranks stop when it fails on one.
+
+        Inside DeepSpeed's own saving ranks wait for each other: one that fails there stops alone, and the launcher ends
+        the others.
+
+        Raises:
+            EmmaError: names the folder and the last complete checkpoint.
+        """
+        error: Exception | None = None
+        if self.is_world_process_zero() or not main_only:
+            try:
+                write()
+            except (OSError, SafetensorError, RuntimeError) as caught:
+                error = caught
+        alone = self.is_deepspeed_enabled and not main_only
+        if error is not None if alone else agree(error is not None, self.args.device):
+            intact = list(checkpoints(self.folder).values())
+            raise EmmaError(
+                f"cannot write {partial}: {error or 'another rank failed'}. Last complete checkpoint: "
+                f"{intact[-1] if intact else 'none'}; free some space and start again"
+            ) from error
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:

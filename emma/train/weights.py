@@ -22,8 +22,8 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def write_trainable(model: nn.Module, folder: Path, main: bool) -> None:
-    """Save the trainable tensors in float32 (master weights); the process with `main` writes.
+def gather_trainable(model: nn.Module, main: bool) -> dict[str, torch.Tensor]:
+    """The trainable tensors in float32 (master weights), for the process with `main`; empty for others.
 
     Raises:
         EmmaError: an empty tensor, as a partitioned parameter that was not gathered would be.
@@ -35,8 +35,12 @@ def write_trainable(model: nn.Module, folder: Path, main: bool) -> None:
             raise EmmaError(f"trainable tensor {name} is empty and cannot be saved")
         if main:
             tensors[name] = value.cpu().contiguous()
-    if main:
-        save_file(tensors, folder / FILE, metadata={"format": "pt"})
+    return tensors
+
+
+def write_trainable(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Save what `gather_trainable` gave."""
+    save_file(tensors, folder / FILE, metadata={"format": "pt"})
 
 
 def check_names(model: nn.Module, folder: Path) -> None:
@@ -73,13 +77,10 @@ def check_saved(model: nn.Module, folder: Path, main: bool) -> None:
     Raises:
         EmmaError: names the first tensor that came back differently.
     """
-    stored = {}
-    if main:
-        check_names(model, folder)
-        stored = load_file(folder / FILE)
-    for name, parameter in trainable(model).items():
-        value = full_value(parameter)
-        if main and not torch.equal(stored[name], value.cpu()):
+    check_names(model, folder)
+    stored = load_file(folder / FILE) if main else {}
+    for name, value in gather_trainable(model, main).items():
+        if not torch.equal(stored[name], value):
             raise EmmaError(f"{folder / FILE}: {name} is not what was saved; the disk or file system is not reliable")
 
 

@@ -1,15 +1,19 @@
 """One rank: runs the jobs of a json file one after another, in processes that torchrun started.
 
 Starting two ranks costs half a minute of imports, whatever they compute; so one start does many runs. Each job is
-`{"recipe", "stage", "overrides", "resume"?, "kill"?}`; what came of it is written as json lines by every rank.
+`{"recipe", "stage", "overrides", "resume"?, ...}`; what came of it is written as json lines by every rank. Also:
+`dies`: it breaks off at the end of this step, before anything is saved for it; `killed`: [step, rank], by `kill -9`;
+`disk_full`: the disk has no space from this step on; `interleaved`: a step has images on even ranks, only text on odd.
 """
 
+import errno
 import json
 import logging
 import os
 import signal
 import sys
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 
@@ -25,18 +29,63 @@ def forget_engine() -> None:
         os.environ.pop(name, None)
 
 
-def die_at_step(step: int, rank: int) -> None:
-    """`kill -9` of one rank at the end of a step, before anything is saved for it."""
+class Died(BaseException):
+    """Stands for a run that broke off: nothing in the project catches it."""
+
+
+@contextmanager
+def breaking_off(job: dict, rank: int):
+    from emma.train import weights
     from emma.train.trainer import EmmaTrainer
 
-    original = EmmaTrainer._maybe_log_save_evaluate
+    original, save = EmmaTrainer._maybe_log_save_evaluate, weights.save_file
 
-    def dying(self, *args, **kwargs):
-        if self.state.global_step == step and int(os.environ.get("RANK", 0)) == rank:
+    def full(tensors, file, **kwargs):
+        if f"checkpoint-{job['disk_full']}" in str(file):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(tensors, file, **kwargs)
+
+    def breaking(self, *args, **kwargs):
+        if job.get("killed") == [self.state.global_step, rank]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if job.get("dies") == self.state.global_step:
+            raise Died
         return original(self, *args, **kwargs)
 
-    EmmaTrainer._maybe_log_save_evaluate = dying
+    EmmaTrainer._maybe_log_save_evaluate = breaking
+    if "disk_full" in job:
+        weights.save_file = full
+    try:
+        with interleaved() if job.get("interleaved") else nullcontext():
+            yield
+    except Died:
+        pass
+    finally:
+        EmmaTrainer._maybe_log_save_evaluate, weights.save_file = original, save
+
+
+@contextmanager
+def interleaved():
+    """Batches of images and text-only samples in turn, which our sampler never makes; ranks are dealt rows in turn."""
+    import numpy as np
+
+    from emma.data import sampler
+
+    original = sampler.epoch_order
+
+    def order(lengths, has_image, batch_size, seed, epoch):
+        images, texts = np.flatnonzero(has_image), np.flatnonzero(~has_image)
+        steps = sampler.steps_per_epoch(has_image, batch_size)
+        pairs = np.stack(
+            [np.resize(images, steps * batch_size // 2), np.resize(texts, steps * batch_size // 2)], axis=1
+        )
+        return pairs.reshape(steps, batch_size), np.zeros((steps, batch_size), dtype=bool)
+
+    sampler.epoch_order = order
+    try:
+        yield
+    finally:
+        sampler.epoch_order = original
 
 
 def main() -> None:
@@ -48,13 +97,12 @@ def main() -> None:
 
     results = jobs_file.with_name(f"{jobs_file.stem}-rank{rank}.jsonl")
     for job in json.loads(jobs_file.read_text(encoding="utf-8")):
-        if "kill" in job:
-            die_at_step(*job["kill"])
         print(f"##### {job['stage']} {job['overrides']}", flush=True)
         started = time.perf_counter()
         outcome = {}
         try:
-            run(load_recipe(job["recipe"], job["overrides"]), job["stage"], job.get("resume", "auto"))
+            with breaking_off(job, rank):
+                run(load_recipe(job["recipe"], job["overrides"]), job["stage"], job.get("resume", "auto"))
         except EmmaError as error:
             outcome["error"] = str(error)
         outcome["seconds"] = round(time.perf_counter() - started, 1)
