@@ -72,8 +72,8 @@ choose_environment() { # sets $environment
         fail "$environment/bin/python is missing or older than Python 3.10; deactivate it, or name another with EMMA_VENV"
 }
 
-# One thread a core, at most 8 (small models gain nothing from more), and not more than a container's quota: torch does
-# not see that quota, and many threads on few cores spend their time waiting for each other.
+# Cores that this machine gives us; torch does not see a container's quota, and many threads on few cores spend their time
+# waiting for each other.
 usable_cores() {
     local cores physical quota period
     cores="$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)"
@@ -83,15 +83,25 @@ usable_cores() {
         quota=$(((quota + period - 1) / period))
         if [ "$quota" -lt "$cores" ]; then cores="$quota"; fi
     fi
-    if [ "$cores" -gt 8 ]; then cores=8; fi
     printf '%s\n' "$cores"
+}
+
+# One thread a core, shared among the processes of this machine, at most 8 (small models gain nothing from more).
+set_threads() { # PROCESSES; what the user has set stays
+    local threads
+    if [ -n "$threads_given" ]; then return; fi
+    threads=$(($(usable_cores) / $1))
+    if [ "$threads" -lt 1 ]; then threads=1; fi
+    if [ "$threads" -gt 8 ]; then threads=8; fi
+    export OMP_NUM_THREADS="$threads"
 }
 
 choose_environment
 PYTHON="$environment/bin/python"
 export EMMA_VENV="$environment" # scripts that this one starts use the same
 export PATH="$environment/bin:$PATH"
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(usable_cores)}"
+threads_given="${OMP_NUM_THREADS-}"
+set_threads 1
 if [ "${EMMA_NO_INSTALL-}" != 1 ]; then
     "$PYTHON" "$EMMA_CHECKOUT/scripts/_install.py" </dev/null || exit 1
 fi

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import shlex
 import sys
 
@@ -10,7 +9,9 @@ from emma.errors import cli
 
 DESCRIPTION = """Train one stage of a recipe. Output: OUTPUT/STAGE with log.jsonl, checkpoint-N and the finished model/.
 
-Stopped by Ctrl-C or SIGTERM it saves a checkpoint and exits with code 130 or 143; the same command goes on."""
+Stopped by Ctrl-C, SIGTERM or SIGUSR1 it saves a checkpoint and exits with code 130, 143 or 138; the same command goes
+on.
+bash scripts/pretrain.sh and finetune.sh start it once for each GPU; torchrun, accelerate launch and deepspeed can."""
 
 
 @cli
@@ -34,17 +35,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     from emma.train import TrainingStopped, load_recipe, run
+    from emma.train.processes import die_of_usr1, leave_group, rank, report, tell_torchrun, world_size
 
-    main_rank = os.environ.get("RANK", "0") == "0"
+    die_of_usr1()
+    main_rank = rank() == 0
     logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(message)s", stream=sys.stdout)
-    recipe = load_recipe(options.config, options.overrides)
     try:
-        folder = run(recipe, options.stage, options.resume)
-    except TrainingStopped:
+        folder = run(load_recipe(options.config, options.overrides), options.stage, options.resume)
+    except TrainingStopped as stopped:
+        tell_torchrun(str(stopped))
         if main_rank:
             again = ["python", "-m", "emma.train", options.config, "--stage", options.stage, *options.overrides]
             print(f"Go on with: {shlex.join(again)}", flush=True)
+        leave_group()  # after that: torchrun ends the others when the first process ends
         raise
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        return report(error)
+    leave_group()
     if main_rank:
         print(folder)
     return 0

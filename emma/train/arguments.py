@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from transformers import TrainingArguments
 
 from emma.errors import EmmaError
-from emma.paths import resolve
+from emma.train.engine_files import deepspeed_file, fsdp_settings
+from emma.train.processes import be_alone, check_launcher, world_size
 from emma.train.recipe import StageRecipe
 
 # TrainingArguments that a recipe sets by keys of its own, or that the trainer must control.
@@ -33,6 +33,8 @@ OWN = {
     "logging_steps": "log_every",
     "report_to": "report_to",
     "deepspeed": "deepspeed",
+    "fsdp": "fsdp",
+    "fsdp_config": "fsdp",
     "dataloader_num_workers": "workers",
     "seed": "seed (top level)",
     "data_seed": "seed (top level)",
@@ -81,18 +83,22 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
     Creating them sets up the process group under torchrun, and ZeRO-3's partitioned loading.
 
     Raises:
-        EmmaError: a key under `trainer:` that transformers does not know, or that has its place elsewhere; a missing
-            file.
+        EmmaError: a key under `trainer:` that transformers does not know, or that has its place elsewhere; a DeepSpeed
+            or FSDP file that is missing or contradicts the recipe; a launcher that does.
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     _check_extra(stage.trainer, name, known)
-    micro, steps = accumulation(stage, name, int(os.environ.get("WORLD_SIZE", 1)))
+    cuda, bf16 = torch.cuda.is_available(), use_bf16(stage, name)
+    check_launcher(stage, name, bf16, cuda)
+    micro, steps = accumulation(stage, name, world_size())
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    deepspeed = None
+    engine: dict[str, Any] = {}
     if stage.deepspeed is not None:
-        deepspeed = resolve(stage.deepspeed)
-        if not deepspeed.is_file():
-            raise EmmaError(f"{name}.deepspeed: file {deepspeed} does not exist")
+        engine["deepspeed"] = str(deepspeed_file(stage, name, world_size(), micro, steps, bf16))
+    if stage.fsdp is not None:
+        engine |= {"fsdp": True, "fsdp_config": fsdp_settings(stage, name, cuda)}
+    if engine:
+        be_alone()
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": micro,
@@ -103,11 +109,10 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
         "max_grad_norm": stage.max_grad_norm,
         "max_steps": 1,
         "seed": seed,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": use_bf16(stage, name),
+        "use_cpu": not cuda,
+        "bf16": bf16,
         checkpointing: stage.gradient_checkpointing,
         f"{checkpointing}_kwargs": {"use_reentrant": False} if stage.gradient_checkpointing else None,
-        "deepspeed": str(deepspeed) if deepspeed else None,
         "logging_steps": stage.log_every,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
@@ -118,12 +123,12 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
         "ddp_find_unused_parameters": False,
         "average_tokens_across_devices": True,
         "dataloader_num_workers": stage.workers,
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_pin_memory": cuda,
         "disable_tqdm": True,
         "log_level": "warning",
     }
     try:
-        return TrainingArguments(**(settings | stage.trainer))
+        return TrainingArguments(**(settings | engine | stage.trainer))
     except (ValueError, TypeError, ImportError) as error:
         raise EmmaError(f"{name}: transformers refuses the training arguments: {error}") from error
 

@@ -1,7 +1,6 @@
 """Checks during training: the right launch, finite numbers, and that exactly the trainable tensors change."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from transformers import TrainerCallback
 from emma.checkpoints.sharded import has_gradient, local_part
 from emma.errors import EmmaError
 from emma.train.engine import link_states
+from emma.train.processes import TORCHRUN, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -21,24 +21,26 @@ class NonFiniteError(EmmaError):
 
 
 def check_launch(args, accelerator) -> None:
-    """Stop a run that would silently be something else than was asked for (no DDP, no DeepSpeed).
+    """Stop a run that would silently be something else than was asked for (no DDP, no DeepSpeed, no FSDP).
 
     Raises:
         EmmaError: names what was asked for and what accelerate made of it.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = world_size()
     engine = "DEEPSPEED" if args.deepspeed else "FSDP" if args.fsdp else None
     wanted = (engine,) if engine else ("MULTI_",) if world > 1 else ("NO", "MULTI_")
     got = accelerator.distributed_type.name
     if args.n_gpu > 1:
         raise EmmaError(
             f"one process sees {args.n_gpu} GPUs, which transformers would use through slow DataParallel; start with "
-            f"torchrun --nproc_per_node {args.n_gpu} -m emma.train ..., or set CUDA_VISIBLE_DEVICES=0"
+            f"{TORCHRUN.replace('N', str(args.n_gpu))}, or set CUDA_VISIBLE_DEVICES=0"
         )
     if not got.startswith(wanted) or args.world_size != world:
+        remedies = {"FSDP": "FSDP works on GPUs only", "DEEPSPEED": "unset ACCELERATE_USE_CPU if it is set"}
         raise EmmaError(
-            f"asked for {engine or 'DDP'} with {world} process(es), but accelerate set up {got} "
-            f"with {args.world_size}; start several processes with torchrun --nproc_per_node N -m emma.train ..."
+            f"asked for {engine or ('DDP' if world > 1 else 'a single process')} with {world} process(es), but "
+            f"accelerate set up {got} with {args.world_size}, which would train something else; start with {TORCHRUN}"
+            + (f"; {remedies[engine]}" if engine else "")
         )
 
 

@@ -14,6 +14,7 @@ FREE = (
     "micro_batch",
     "gradient_checkpointing",
     "deepspeed",
+    "fsdp",
     "save_every",
     "keep",
     "log_every",

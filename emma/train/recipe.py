@@ -86,7 +86,8 @@ class StageRecipe:
     keep: int = 2  # newest complete checkpoints that stay
     log_every: int = 10
     report_to: list[str] = field(default_factory=list)  # wandb, tensorboard, trackio
-    deepspeed: str | None = None
+    deepspeed: str | None = None  # JSON file, such as configs/deepspeed/zero2.json
+    fsdp: str | None = None  # JSON file, configs/fsdp2.json, as an alternative to deepspeed
     workers: int = 4
     init: str | None = None  # finetune: model folder to start from; default: the output of this recipe's pretraining
     trainer: dict[str, Any] = field(default_factory=dict)  # further transformers.TrainingArguments
@@ -273,6 +274,10 @@ def _check_stage(stage: StageRecipe, prefix: str) -> None:
     for name in ("learning_rate", "epochs"):
         if not getattr(stage, name) > 0:
             raise EmmaError(f"{prefix}{name}: {getattr(stage, name)} must be positive")
+    if stage.deepspeed is not None and stage.fsdp is not None:
+        raise EmmaError(
+            f"{prefix}deepspeed: {stage.deepspeed} and {prefix}fsdp: {stage.fsdp} exclude each other; set one to null"
+        )
     if unknown := set(stage.report_to) - {"wandb", "tensorboard", "trackio"}:
         raise EmmaError(f"{prefix}report_to: {', '.join(sorted(unknown))} is not one of wandb, tensorboard, trackio")
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: noted by a handler, acted on after the running optimizer step."""
+"""SIGTERM, SIGUSR1 and Ctrl-C during training: noted by a handler, acted on after the running optimizer step."""
 
 import logging
 import signal
@@ -8,11 +8,11 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1: what Slurm sends ahead of the end of a job
 
 
 class StopRequest:
-    """Context in which the first SIGTERM or SIGINT sets `received`; a second SIGINT interrupts at once.
+    """Context in which the first SIGTERM, SIGINT or SIGUSR1 sets `received`; a second SIGINT interrupts at once.
 
     Handlers can be set in the main thread only; elsewhere this does nothing.
     """
@@ -34,7 +34,7 @@ class StopRequest:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        logger.warning("%s: saving after this step, then stopping", signal.Signals(number).name)
+        logger.info("%s: saving after this step, then stopping", signal.Signals(number).name)
 
 
 def ignore_in_worker(worker: int) -> None:
