@@ -130,7 +130,8 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
     try:
         return TrainingArguments(**(settings | engine | stage.trainer))
     except (ValueError, TypeError, ImportError) as error:
-        raise EmmaError(f"{name}: transformers refuses the training arguments: {error}") from error
+        reason = " ".join(str(error).split())
+        raise EmmaError(f"{name}: transformers refuses the training arguments: {reason}") from error
 
 
 def _check_extra(extra: dict[str, Any], name: str, known: set[str]) -> None:

