@@ -4,14 +4,14 @@ import argparse
 import logging
 import shlex
 import sys
+import warnings
 
 from emma.errors import cli
 
 DESCRIPTION = """Train one stage of a recipe. Output: OUTPUT/STAGE with log.jsonl, checkpoint-N and the finished model/.
 
 Stopped by Ctrl-C, SIGTERM or SIGUSR1 it saves a checkpoint and exits with code 130, 143 or 138; the same command goes
-on.
-bash scripts/pretrain.sh and finetune.sh start it once for each GPU; torchrun, accelerate launch and deepspeed can."""
+on. bash scripts/pretrain.sh and finetune.sh start it once per GPU, as torchrun, accelerate launch and deepspeed do."""
 
 
 @cli
@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     from emma.train.processes import die_of_usr1, leave_group, rank, report, tell_torchrun, world_size
 
     die_of_usr1()
+    # DeepSpeed calls what torch 2.14 has renamed, and torch says so at every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     main_rank = rank() == 0
     logging.basicConfig(level=logging.INFO if main_rank else logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:

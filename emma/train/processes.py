@@ -139,7 +139,7 @@ def report(error: Exception) -> int:
     """
     mark, debug = f"[rank {rank()}]", os.environ.get("EMMA_DEBUG") == "1"
     if peer_gone(error) and not debug:
-        text = "stopped because another rank has ended or does not answer; its own message says why"
+        text = "stopped because another rank has ended or does not answer; its message or the launcher's says why"
     elif isinstance(error, EmmaError | OSError) and not debug:
         text = describe_os_error(error) if isinstance(error, OSError) else str(error)
     else:

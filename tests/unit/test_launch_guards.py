@@ -240,7 +240,8 @@ def test_a_rank_that_only_lost_the_others_says_so_in_one_line(environment, capsy
     for error in (RuntimeError(GLOO), torch.distributed.DistBackendError("NCCL error: unhandled"), wrapped):
         assert report(error) == 1
         assert capsys.readouterr().err == (
-            "error: [rank 1] stopped because another rank has ended or does not answer; its own message says why\n"
+            "error: [rank 1] stopped because another rank has ended or does not answer; its message or the launcher's "
+            "says why\n"
         )
     assert not (tmp_path / "error.json").exists(), "torchrun's table names the rank that failed first"
 
