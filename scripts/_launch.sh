@@ -140,6 +140,9 @@ pass_on() { # SIGNAL
     *:HUP:*) signal=TERM ;;
     esac
     processes="$(pgrep -P "$child" 2>/dev/null || cat "/proc/$child/task/$child/children" 2>/dev/null)"
-    # shellcheck disable=SC2086 # several numbers; none while torchrun is starting, when nothing can be lost
-    kill -s "$signal" ${processes:-"$child"} 2>/dev/null || true
+    if [ -z "$processes" ]; then # torchrun is still starting, and there is nothing to save
+        processes="$child" signal=TERM
+    fi
+    # shellcheck disable=SC2086 # several numbers
+    kill -s "$signal" $processes 2>/dev/null || true
 }

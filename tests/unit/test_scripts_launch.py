@@ -205,6 +205,18 @@ def test_signals_go_past_torchrun_to_the_training(machine, sent, arrives, pgrep)
     ]
 
 
+def test_a_signal_ends_a_torchrun_that_has_no_processes_yet(machine):
+    with_training(machine, "2")
+    ready = machine.elsewhere / "starting"
+    starting = f"import time; open({str(ready)!r}, 'w').close(); time.sleep(60)"
+    Path(machine.variables["FAKE_TORCHRUN"]).write_text(starting)
+    process = machine.start("scripts/pretrain.sh", "a.yaml")
+    wait_for(ready)
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 128 + signal.SIGUSR1, output
+
+
 @pytest.mark.parametrize("sent", ["USR1", "TERM"])
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_preempted_job_saves_and_goes_back_into_the_queue(machine, sent, processes):
