@@ -49,13 +49,28 @@ def read_clip(source: str | Path) -> tuple[ClipTowerConfig, dict[str, torch.Tens
     Raises:
         EmmaError: nothing there, an unknown name, an activation or layer that open_clip would compute differently.
     """
+    config, folder = read_clip_config(source), Path(source).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        return config, _read_weights(folder, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    if (folder / "config.json").is_file():
+        return config, from_huggingface_names(_read_weights(folder, "model.safetensors", "pytorch_model.bin"))
+    return config, _pretrained_weights(*str(source).rsplit(":", 1))
+
+
+def read_clip_config(source: str | Path) -> ClipTowerConfig:
+    """The towers' configuration alone, from the same sources as `read_clip`; no weights need to be there.
+
+    Raises:
+        EmmaError: as `read_clip`.
+    """
     folder = Path(source).expanduser()
     if (folder / "open_clip_config.json").is_file():
-        return _read_open_clip_folder(folder)
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        return _tower_config(folder.name, config.get("model_cfg", config), config.get("preprocess_cfg", {}))
     if (folder / "config.json").is_file():
-        return _read_huggingface_folder(folder)
+        return _huggingface_config(folder)
     if not folder.exists() and ":" in str(source):
-        return _read_pretrained(*str(source).rsplit(":", 1))
+        return _pretrained_config(*str(source).rsplit(":", 1))
     raise EmmaError(
         f"no CLIP model at {source}: expected a folder with open_clip_config.json or config.json, "
         "or an open_clip name such as ViT-L-14-336-quickgelu:openai"
@@ -77,13 +92,7 @@ def _tower_config(name: str | None, model: dict, preprocess: dict) -> ClipTowerC
     )
 
 
-def _read_open_clip_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
-    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-    weights = _read_weights(folder, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return _tower_config(folder.name, config.get("model_cfg", config), config.get("preprocess_cfg", {})), weights
-
-
-def _read_pretrained(name: str, tag: str) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+def _pretrained_config(name: str, tag: str) -> ClipTowerConfig:
     import open_clip
 
     model_config = open_clip.get_model_config(name)
@@ -96,15 +105,20 @@ def _read_pretrained(name: str, tag: str) -> tuple[ClipTowerConfig, dict[str, to
             f"the weights were trained with quick_gelu={pretrained.get('quick_gelu', False)}; "
             f"use {name.removesuffix('-quickgelu') if name.endswith('-quickgelu') else name + '-quickgelu'}:{tag}"
         )
+    return _tower_config(name, model_config, pretrained)
+
+
+def _pretrained_weights(name: str, tag: str) -> dict[str, torch.Tensor]:
+    import open_clip
+
     try:
-        open_clip.download_pretrained(pretrained)
+        open_clip.download_pretrained(open_clip.get_pretrained_cfg(name, tag))
     except OSError as error:
         raise EmmaError(f"{name}:{tag} is neither in the cache nor to be had from the network ({error})") from error
-    weights = open_clip.create_model(name, pretrained=tag).state_dict()
-    return _tower_config(name, model_config, pretrained), weights
+    return open_clip.create_model(name, pretrained=tag).state_dict()
 
 
-def _read_huggingface_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
+def _huggingface_config(folder: Path) -> ClipTowerConfig:
     from transformers import CLIPConfig
 
     config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
@@ -139,8 +153,7 @@ def _read_huggingface_folder(folder: Path) -> tuple[ClipTowerConfig, dict[str, t
     preprocess_file = folder / "preprocessor_config.json"
     preprocess = json.loads(preprocess_file.read_text(encoding="utf-8")) if preprocess_file.is_file() else {}
     preprocess = {"mean": preprocess.get("image_mean"), "std": preprocess.get("image_std")}
-    weights = _read_weights(folder, "model.safetensors", "pytorch_model.bin")
-    return _tower_config(folder.name, model, preprocess), from_huggingface_names(weights)
+    return _tower_config(folder.name, model, preprocess)
 
 
 def from_huggingface_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
