@@ -14,8 +14,10 @@ class Collator:
 
     Returns `{"model": {input_ids int64[B,L], attention_mask int64[B,L], labels int64[B,L], pixel_values float[I,3,H,W],
     instruction_ids int64[I,M]}, "ids": [str], "supervised": int, "samples": int, "truncated": int, "instruction_cut":
-    int}`. A sample that could not be read arrives as its `EmmaError`; the batch is then `{"error": EmmaError}`,
-    because an exception in a worker process would come out wrapped in a foreign traceback.
+    int, "images": int, "tokens": int, "squared_tokens": int}`. The last three (the latter two the sums of the samples'
+    lengths and of their squares), from which FLOPs follow, leave out padding and masked repeats. A sample that could
+    not be read arrives as its `EmmaError`; the batch is then `{"error": EmmaError}`, because an exception in a worker
+    process would come out wrapped in a foreign traceback.
     """
 
     def __init__(self, processor: "EmmaProcessor"):
@@ -28,13 +30,18 @@ class Collator:
         samples = [item for item in items if not isinstance(item, EmmaError)]
         tensors = ("input_ids", "labels", "pixel_values", "instruction_ids")
         encoded = [{key: item[key] for key in tensors if key in item} for item in samples]
+        real = [item for item in samples if not item["masked"]]
+        lengths = [len(item["input_ids"]) for item in real]
         model = dict(self.processor.pad(encoded, side="right"))
         return {
             "model": model,
             "ids": [item["id"] for item in samples],
             # Label 0 of a row is never predicted: position t is judged on the logits of t-1.
             "supervised": int((model["labels"][:, 1:] != -100).sum()),
-            "samples": sum(not item["masked"] for item in samples),
+            "samples": len(real),
             "truncated": sum(item["truncated"] > 0 for item in samples),
             "instruction_cut": sum(item["instruction_cut"] > 0 for item in samples),
+            "images": sum(len(item["pixel_values"]) for item in real),
+            "tokens": sum(lengths),
+            "squared_tokens": sum(length**2 for length in lengths),
         }

@@ -4,11 +4,14 @@ import json
 import logging
 import netrc
 import os
+import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
 
@@ -35,31 +38,73 @@ def truncate_log(file: Path, step: int) -> None:
     temporary.replace(file)
 
 
-class Throughput:
-    """Counts of the interval since the last log line."""
+COUNTED = ("supervised", "samples", "truncated", "instruction_cut", "tokens", "flops")
 
-    def __init__(self) -> None:
+
+def peak_memory(device: torch.device) -> float:
+    """GiB that this process has held at most: allocated by torch on a GPU, resident in all on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux KiB
+
+
+class Throughput:
+    """Counts of the interval since the last log line.
+
+    Args:
+        processes: ranks, each with a device of its own.
+        peak: operations per second of a device at its best; None if not known.
+    """
+
+    def __init__(self, processes: int = 1, peak: float | None = None) -> None:
+        self.processes, self.peak = processes, peak
         self.reset()
 
     def reset(self) -> None:
         """Start a new interval."""
         self.started = time.perf_counter()
         self.waited = 0.0
-        self.steps = self.samples = self.supervised = self.truncated = self.instruction_cut = 0
+        self.counts = dict.fromkeys(COUNTED, 0)
 
-    def read(self) -> dict[str, float]:
-        """Rates per second of wall time, over all ranks; `data_wait` is the share of it spent waiting for data."""
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        return {
-            "samples_per_second": round(self.samples / seconds, 3),
-            "supervised_tokens_per_second": round(self.supervised / seconds, 2),
-            "supervised_tokens": self.supervised,
-            "samples": self.samples,
-            "samples_truncated": self.truncated,
-            "instructions_cut": self.instruction_cut,
-            "data_wait": round(self.waited / seconds, 4),
+    def add(self, counts: dict[str, int]) -> None:
+        """Add an optimizer step's counts over all ranks, by the names in `COUNTED`."""
+        for name in COUNTED:
+            self.counts[name] += counts[name]
+
+    def read(self, ranks: Sequence[tuple[float, float]]) -> dict[str, float]:
+        """Rates per second of wall time over all ranks, and per device.
+
+        Args:
+            ranks: of every rank, seconds waited for data and peak memory in GiB.
+
+        Returns:
+            numbers for the log line; `data_wait` is the share of the time that the rank which waited longest spent so.
+            `model_flops` and what follows from it is left out if not counted, `mfu` if the device's peak is unknown.
+        """
+        seconds, counts = max(time.perf_counter() - self.started, 1e-9), self.counts
+        waits, memory = zip(*ranks, strict=True)
+        numbers = {
+            "samples_per_second": round(counts["samples"] / seconds, 3),
+            "tokens_per_second": round(counts["tokens"] / seconds, 2),
+            "supervised_tokens_per_second": round(counts["supervised"] / seconds, 2),
+            "tokens_per_second_per_device": round(counts["tokens"] / seconds / self.processes, 2),
+            "tokens": counts["tokens"],
+            "supervised_tokens": counts["supervised"],
+            "samples": counts["samples"],
+            "samples_truncated": counts["truncated"],
+            "instructions_cut": counts["instruction_cut"],
+            "data_wait": round(max(waits) / seconds, 4),
+            "memory_gib": round(max(memory), 3),
+            "memory_gib_min": round(min(memory), 3),
             "seconds": round(seconds, 3),
         }
+        if counts["flops"]:
+            rate = counts["flops"] / seconds / self.processes
+            numbers |= {"model_flops": counts["flops"], "model_flops_per_second_per_device": round(rate)}
+            if self.peak:
+                numbers["mfu"] = round(rate / self.peak, 4)
+        return numbers
 
 
 class JsonLog(TrainerCallback):

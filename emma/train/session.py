@@ -17,6 +17,7 @@ from emma.data.collate import Collator
 from emma.data.dataset import TrainingDataset, sample_lengths, usable
 from emma.data.mixture import Mixture
 from emma.data.sampler import Draw, StepSampler
+from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
 from emma.processing.processor import EmmaProcessor
 from emma.train.arguments import set_steps, training_arguments
@@ -30,6 +31,7 @@ from emma.train.signals import StopRequest
 from emma.train.stages import build_initial, freeze_table, load_for_stage, processor_for_stage
 from emma.train.trainer import EmmaTrainer
 from emma.train.weights import whole_state
+from emma.train.work import batch_flops
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def train_stage(
             initial=initial,
             stop=stop,
             name=f"{recipe.name} {stage}",
+            flops=_flops(recipe, stage, model),
         )
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -110,6 +113,15 @@ def train_stage(
         stopped = TrainingStopped(stop.received, saved[max(saved)] if saved else None)
         logger.warning("%s", stopped)
         raise stopped
+
+
+def _flops(recipe: Recipe, stage: str, model: EmmaForConditionalGeneration) -> Any:
+    """How to count a batch's FLOPs for the log; None, and said so, for an LLM that the closed form does not cover."""
+    try:
+        return batch_flops(recipe, stage, model.config)
+    except EmmaError as error:
+        logger.info("the log will have no FLOPs and no MFU: %s", error)
+        return None
 
 
 def _prepare_initial(recipe: Recipe, folder: Path, stamp: dict[str, Any], bf16: bool) -> None:

@@ -19,10 +19,11 @@ from emma.data.dataset import TrainingDataset
 from emma.data.sampler import StepSampler
 from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
+from emma.plan.hardware import device_peak
 from emma.train.engine import write_record
 from emma.train.guards import ChangeCheck, agree, check_gradient, check_launch, check_loss
+from emma.train.logs import COUNTED, JsonLog, Progress, Throughput, peak_memory
 from emma.train.logs import FILE as LOG_FILE
-from emma.train.logs import JsonLog, Progress, Throughput
 from emma.train.saving import PARTIAL, checkpoints, publish, rotate
 from emma.train.signals import StopRequest, ignore_in_worker
 from emma.train.weights import check_names, check_saved, gather_trainable, read_trainable, set_masters, write_trainable
@@ -43,6 +44,7 @@ class EmmaTrainer(Trainer):
         records: small text files that every checkpoint carries, by name.
         initial: the model folder that `model` was loaded from.
         stop: request to save and end, looked at after every step.
+        flops: model FLOPs of a collated batch, if they can be counted.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class EmmaTrainer(Trainer):
         stop: StopRequest,
         initial: Path,
         name: str,
+        flops: Callable[[dict[str, Any]], int] | None = None,
     ):
         had_cache = model.config.to_dict().get("use_cache")
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
@@ -70,7 +73,10 @@ class EmmaTrainer(Trainer):
         check_launch(args, self.accelerator)
         self.sampler, self.loss_norm, self.keep, self.records, self.stop = sampler, loss_norm, keep, records, stop
         self.initial = initial
-        self.throughput = Throughput()
+        self.flops = flops
+        on_gpu_in_bf16 = args.device.type == "cuda" and args.bf16
+        peak = device_peak(torch.cuda.get_device_name(args.device)) if on_gpu_in_bf16 else None
+        self.throughput = Throughput(args.world_size, peak)
         self.step_ids: list[str] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(_Flow(self))
@@ -114,21 +120,19 @@ class EmmaTrainer(Trainer):
             if "error" in batch:
                 raise batch["error"]
         self.step_ids = [name for batch in batches for name in batch["ids"]]
-        keys = ("supervised", "samples", "truncated", "instruction_cut")
-        counts = torch.tensor([[sum(batch[key] for batch in batches) for key in keys]])
+        for batch in batches:
+            batch["flops"] = self.flops(batch) if self.flops else 0
+        gathered = torch.tensor([[sum(batch[key] for batch in batches) for key in COUNTED]])
         if self.args.world_size > 1:
-            counts = self.accelerator.gather(counts.to(device))
-        supervised, samples, truncated, cut = counts.sum(0).tolist()
+            gathered = self.accelerator.gather(gathered.to(device))
+        counts = dict(zip(COUNTED, gathered.sum(0).tolist(), strict=True))
+        supervised = counts["supervised"]
         if supervised == 0:
             raise EmmaError(
                 f"step {self.state.global_step + 1} has no supervised token; its samples: "
                 f"{', '.join(self.step_ids[:16])}. Were the answers cut off? Raise max_length, or set over_length: drop"
             )
-        self.throughput.steps += 1
-        self.throughput.supervised += supervised
-        self.throughput.samples += samples
-        self.throughput.truncated += truncated
-        self.throughput.instruction_cut += cut
+        self.throughput.add(counts)
         return batches, torch.tensor(supervised, device=device) if self.loss_norm == "global" else None
 
     # ------------------------------------------------------------------------------------------- loss and gradient
@@ -157,9 +161,10 @@ class EmmaTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the throughput of the interval to Trainer's numbers."""
         if "loss" in logs:
-            logs.update(self.throughput.read())
-            if self.args.device.type == "cuda":
-                logs["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+            ranks = torch.tensor([[self.throughput.waited, peak_memory(self.args.device)]], device=self.args.device)
+            if self.args.world_size > 1:
+                ranks = self.accelerator.gather(ranks)
+            logs.update(self.throughput.read(ranks.tolist()))
             self.throughput.reset()
         super().log(logs, start_time)
 

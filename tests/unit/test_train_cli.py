@@ -88,6 +88,10 @@ def test_two_ranks_give_the_losses_of_one(finished, assets, tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
         assert two["supervised_tokens"] == one["supervised_tokens"]
         assert two["samples"] == one["samples"]
+        assert two["tokens"] == one["tokens"]
+        assert two["model_flops"] == one["model_flops"]
+        assert two["tokens_per_second_per_device"] == pytest.approx(two["tokens_per_second"] / 2, rel=1e-3)
+        assert 0 < two["memory_gib_min"] <= two["memory_gib"]
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-5)
     assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], rel=1e-4)
 
