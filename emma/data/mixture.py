@@ -106,12 +106,16 @@ class Mixture:
 
     def has_image(self) -> np.ndarray:
         """bool[n]: which samples come with an image."""
+        return self.image_counts() > 0
+
+    def image_counts(self) -> np.ndarray:
+        """int[n]: images of each sample."""
         import pyarrow.compute as pc
 
         parts = []
         for source in self.sources:
             counts = pc.list_value_length(source.table.data.column("image").combine_chunks())
-            parts.append(np.tile(counts.to_numpy(zero_copy_only=False) > 0, source.repeat))
+            parts.append(np.tile(counts.to_numpy(zero_copy_only=False), source.repeat))
         return np.concatenate(parts)[self._rows]
 
     def manifest(self) -> list[dict]:

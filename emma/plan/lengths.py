@@ -36,7 +36,7 @@ class Load(NamedTuple):
         samples: of an epoch; None if unknown. steps: of the stage; None likewise.
         epoch: work of the samples with image and of those without, summed over `counted` samples.
         counted: how many samples that is.
-        longest: tokens of the longest sample, and how many of them are supervised.
+        longest: the longest sample, with as many images as any has.
         length: average tokens.
     """
 
@@ -45,14 +45,12 @@ class Load(NamedTuple):
     steps: int | None
     epoch: tuple[Batch, Batch]
     counted: int
-    longest: tuple[int, int]
+    longest: Batch
     length: float
 
     def micro_batch(self, rows: int) -> Batch:
         """The largest micro-batch: as long as the longest sample, which the first step holds."""
-        length, supervised = self.longest
-        images = rows if self.epoch[0].images else 0
-        return Batch(images, rows * length, rows * length**2, rows * supervised)
+        return Batch(*(rows * value for value in self.longest))
 
 
 def find_load(recipe: Recipe, stage: str, config: EmmaConfig, tokens: int | None, samples: int | None) -> Load:
@@ -82,7 +80,7 @@ def find_load(recipe: Recipe, stage: str, config: EmmaConfig, tokens: int | None
         steps=_steps(settings, math.ceil(samples / settings.batch_size) if samples else None),
         epoch=(Batch(1, length, length**2, supervised), Batch(0, 0, 0, 0)),
         counted=1,
-        longest=(longest, round((longest - visual) * assumed.supervised / assumed.text)),
+        longest=Batch(1, longest, longest**2, round((longest - visual) * assumed.supervised / assumed.text)),
         length=length,
     )
 
@@ -135,23 +133,23 @@ def _measured(recipe: Recipe, stage: str, config: EmmaConfig) -> Load:
 
     probe = range(0, len(mixture), max(1, len(mixture) // PROBED))[:PROBED]
     per_sample = sum(supervised(index) for index in probe) / len(probe)
-    has_image = mixture.has_image()
+    images = mixture.image_counts()
     epoch = [
         Batch(
-            images=len(part) if imaged else 0,
-            tokens=int(part.sum()),
-            squared=int((part**2).sum()),
-            supervised=round(per_sample * len(part)),
+            images=int(images[rows].sum()),
+            tokens=int(lengths[rows].sum()),
+            squared=int((lengths[rows] ** 2).sum()),
+            supervised=round(per_sample * int(rows.sum())),
         )
-        for imaged, part in ((True, lengths[has_image]), (False, lengths[~has_image]))
+        for rows in (images > 0, images == 0)
     ]
     longest = int(lengths.argmax())
     return Load(
         source=f"measured on the data; supervised tokens on {len(probe)} samples",
         samples=len(mixture),
-        steps=_steps(settings, steps_per_epoch(has_image, settings.batch_size)),
+        steps=_steps(settings, steps_per_epoch(images > 0, settings.batch_size)),
         epoch=(epoch[0], epoch[1]),
         counted=len(mixture),
-        longest=(int(lengths[longest]), supervised(longest)),
+        longest=Batch(int(images.max()), int(lengths[longest]), int(lengths[longest]) ** 2, supervised(longest)),
         length=float(lengths.mean()),
     )

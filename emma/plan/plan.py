@@ -83,7 +83,7 @@ def _stage(
             "source": load.source,
             "samples": load.samples,
             "tokens_mean": load.length,
-            "tokens_longest": load.longest[0],
+            "tokens_longest": load.longest.tokens,
             "supervised_mean": sum(part.supervised for part in load.epoch) / load.counted,
         },
         "flops_per_step": {part: flops._asdict() for part, flops in (parts | {"all": total(parts)}).items()},
@@ -115,7 +115,7 @@ def _agrees(config: EmmaConfig, shapes: Shapes, recipe: Recipe, stage: str, load
     """Whether torch's counter finds what the closed form says, for one sample with an image and of average length."""
     trained, checkpointing = learned(recipe, stage), recipe.stage(stage).gradient_checkpointing
     length = max(round(load.length), shapes.visual_tokens + 1)
-    sample = Batch(1, length, length**2, max(1, load.longest[1] * length // load.longest[0]))
+    sample = Batch(1, length, length**2, max(1, load.longest.supervised * length // load.longest.tokens))
     counted = count_flops(config, length, sample.supervised, trained, checkpointing)
     return counted == total(step_flops(shapes, sample, trained, checkpointing))
 

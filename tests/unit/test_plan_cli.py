@@ -115,6 +115,22 @@ def test_lengths_are_measured_where_the_data_is(capsys, assets):
     assert towers == per_image["stages"]["finetune"]["flops_per_step"]["vision"]["forward"] * 4 // 15
 
 
+def test_every_image_of_a_sample_counts(capsys, uncounted, assets, tmp_path):
+    records = json.loads((assets / "chats.json").read_text())[:4]
+    single = plan_json(capsys, *_with_data(assets, tmp_path, records))
+    records[0]["image"] = ["0.png", "1.png"]
+    records[0]["conversations"][0]["value"] = "<image>\n<image>\nWhat colours?"
+    double = plan_json(capsys, *_with_data(assets, tmp_path, records))
+    one, two = (made["stages"]["finetune"]["flops_per_step"]["vision"]["forward"] for made in (single, double))
+    assert two == one * 5 // 4
+
+
+def _with_data(assets, folder, records):
+    file = folder / "several.json"
+    file.write_text(json.dumps(records))
+    return [str(assets / "recipe.yaml"), "--gpus", "1", f"finetune.data[0].annotations={file}"]
+
+
 def test_user_errors_are_one_sentence(capsys):
     here = [SEVEN_B, "model.assets=nowhere"]
     assert "--gpu tpu is not one of a100, " in refused(capsys, *here, "--gpu", "tpu")
