@@ -32,9 +32,9 @@ def epoch_order(
 
     Returns:
         (indices int64[S, G], masked bool[S, G]). Each sample stands exactly once unmasked. A batch holds one modality
-        only and similar lengths, longest first; the batch with the longest sample comes first, so that running out of
-        memory happens at step 1; batches that had to be filled with masked repeats of their own samples (at most one
-        per modality) come last.
+        only and similar lengths, longest first; the batch with the longest sample comes first (of several, the one with
+        the most tokens), so that running out of memory happens at step 1; batches that had to be filled with masked
+        repeats of their own samples (at most one per modality) come last.
     """
     rng = np.random.default_rng([seed, epoch])
     full: list[np.ndarray] = []
@@ -48,11 +48,13 @@ def epoch_order(
                 batch = window[first : first + batch_size]
                 (full if len(batch) == batch_size else partial).append(batch)
     batches = [full[i] for i in rng.permutation(len(full))] + partial
-    longest = max(range(len(batches)), key=lambda i: lengths[batches[i][0]])
-    batches.insert(0, batches.pop(longest))
-    indices = np.stack([np.resize(batch, batch_size) for batch in batches])
+    indices = np.stack([np.resize(batch, batch_size) for batch in batches]).astype(np.int64)
     masked = np.stack([np.arange(batch_size) >= len(batch) for batch in batches])
-    return indices.astype(np.int64), masked
+    tokens = lengths[indices]
+    # Truncation makes many samples equally long; rows of packed batches then still differ in what they hold.
+    first = np.lexsort((tokens.sum(axis=1), tokens[:, 0]))[-1]
+    order = [first, *(i for i in range(len(batches)) if i != first)]
+    return indices[order], masked[order]
 
 
 def steps_per_epoch(has_image: np.ndarray, batch_size: int) -> int:
