@@ -28,10 +28,13 @@ def pad_batch(rows: Sequence[dict], pad_id: int, side: str = "right") -> BatchFe
     }
     if "labels" in rows[0]:
         batch["labels"] = torch.stack([padded(row["labels"], IGNORE) for row in rows])
-    for key in ("pixel_values", "instruction_ids"):
-        if key in rows[0]:
-            batch[key] = torch.cat([row[key] for row in rows])
-    return BatchFeature(batch)
+    return BatchFeature(batch | join_images(rows))
+
+
+def join_images(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+    """What the rows hold an entry of per image (`pixel_values` or `vision_features`, `instruction_ids`), in order."""
+    visual = ("pixel_values", "vision_features", "instruction_ids")
+    return {key: torch.cat([row[key] for row in rows]) for key in visual if key in rows[0]}
 
 
 def group_images(images, count: int, single_text: bool) -> list[list]:

@@ -236,8 +236,13 @@ class EmmaProcessor(ProcessorMixin):
 
     def pad(self, encoded: Sequence[dict], side: str = "right") -> BatchFeature:
         """Encoded samples or prompts as one batch, see `pad_batch`; `side`: `right` to train, `left` to generate."""
+        return pad_batch(encoded, self.pad_id, side)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up rows; any will do, since masks come from lengths."""
         pad_id = self.tokenizer.pad_token_id
-        return pad_batch(encoded, pad_id if pad_id is not None else self.tokenizer.eos_token_id or 0, side)
+        return pad_id if pad_id is not None else self.tokenizer.eos_token_id or 0
 
     @overload
     def decode(self, ids: list[int], skip_special_tokens: bool = True, **kwargs) -> str: ...

@@ -12,6 +12,7 @@ from emma.train.recipe import Recipe
 # and its resumption, and no part of the recipe's hash.
 FREE = (
     "micro_batch",
+    "packing",
     "gradient_checkpointing",
     "deepspeed",
     "fsdp",

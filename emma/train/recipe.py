@@ -81,6 +81,7 @@ class StageRecipe:
     max_grad_norm: float = 1.0  # 0: no clipping
     loss_norm: str = choice("global", "microbatch")
     precision: str = choice("auto", "fp32", "bf16")
+    packing: bool = False  # several samples in one row; same losses
     gradient_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2  # newest complete checkpoints that stay

@@ -16,6 +16,7 @@ from emma.checkpoints.seal import is_complete
 from emma.data.collate import Collator
 from emma.data.dataset import TrainingDataset, sample_lengths, usable
 from emma.data.mixture import Mixture
+from emma.data.packing import Packing
 from emma.data.sampler import Draw, StepSampler
 from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
@@ -78,6 +79,7 @@ def train_stage(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "train.yaml").write_text(to_yaml(recipe), encoding="utf-8")
             truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    packing = Packing.suited_to(model.llm, settings.max_length) if settings.packing else None
     dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
     partitioned = engine_name(args) == "zero3"
     model = load_for_stage(
@@ -92,7 +94,7 @@ def train_stage(
             args=args,
             dataset=dataset,
             sampler=sampler,
-            collator=Collator(processor),
+            collator=Collator(processor, packing),
             loss_norm=settings.loss_norm,
             keep=settings.keep,
             records=records,
