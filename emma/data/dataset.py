@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from emma.data.annotations import cache_folder
+from emma.data.features import FeatureCache
 from emma.data.mixture import Mixture
 from emma.data.sampler import Draw
 from emma.errors import EmmaError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+IMAGE_REMEDY = "put the image there, take the record out, or mend this source's `images:` folder"
+
 
 class TrainingDataset(Dataset):
     """Maps a `Draw` to an encoded sample; images are opened here, so in the worker process, one sample at a time.
@@ -33,11 +36,15 @@ class TrainingDataset(Dataset):
         max_length: most tokens per sample, visual tokens counted.
         over_length: `truncate`, `error`, or `drop` (the samples to drop never get into the sampler).
         seed: for the instruction rule `random`.
+
+    `features`, None at first, may be set to a filled cache: samples then hold `vision_features` instead of
+    `pixel_values`, and no image is opened.
     """
 
     def __init__(self, mixture: Mixture, processor: "EmmaProcessor", *, max_length: int, over_length: str, seed: int):
         self.mixture, self.processor = mixture, processor
         self.max_length, self.over_length, self.seed = max_length, over_length, seed
+        self.features: FeatureCache | None = None
 
     def __len__(self) -> int:
         return len(self.mixture)
@@ -46,15 +53,15 @@ class TrainingDataset(Dataset):
         """The processor's `encode_training` of the drawn sample, plus `masked`; if that, it supervises nothing."""
         sample = self.mixture[draw.sample]
         try:
-            images = [open_image(path) for path in sample["image"]]
+            if self.features is not None:
+                visual: dict = {"vision_features": self.features.read(sample["image"])}
+            else:
+                visual = {"images": [open_image(path) for path in sample["image"]]}
         except EmmaError as error:
-            source, row = self.mixture.locate(draw.sample)
-            raise EmmaError(
-                f"sample {sample['id']!r} (record {row} of {source.annotations}): {error}; put the image there, "
-                "take the record out, or mend this source's `images:` folder"
-            ) from error
+            remedy = "" if self.features is not None else f"; {IMAGE_REMEDY}"
+            raise EmmaError(f"{self.mixture.describe(draw.sample)}: {error}{remedy}") from error
         encoded = self.processor.encode_training(
-            {**sample, "images": images},
+            {**sample, **visual},
             max_length=self.max_length,
             over_length=self.over_length,
             epoch=draw.epoch,

@@ -83,18 +83,28 @@ class Mixture:
 
     def locate(self, index: int) -> tuple[Source, int]:
         """(source, row in its table) of a sample."""
+        which, row = self._place(index)
+        return self.sources[which], row
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(number of the source, row in its table) of a sample."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         position = int(self._rows[index])
         which = bisect_right(self._ends, position)
         source = self.sources[which]
-        return source, (position - (self._ends[which] - len(source))) % source.rows
+        return which, (position - (self._ends[which] - len(source))) % source.rows
 
     def __getitem__(self, index: int) -> dict:
         """{"id", "image": list of absolute paths, "conversations"} of one sample; opens no image."""
         source, row = self.locate(index)
         sample = source.table[row]
         return {**sample, "image": [str(source.images / name) for name in sample["image"]]}
+
+    def describe(self, index: int) -> str:
+        """A sample as errors name it: its id, record and annotation file."""
+        source, row = self.locate(index)
+        return f"sample {source.table[row]['id']!r} (record {row} of {source.annotations})"
 
     def find(self, sample_id: str) -> int:
         """Index of the first sample with this id."""
@@ -117,6 +127,16 @@ class Mixture:
             counts = pc.list_value_length(source.table.data.column("image").combine_chunks())
             parts.append(np.tile(counts.to_numpy(zero_copy_only=False), source.repeat))
         return np.concatenate(parts)[self._rows]
+
+    def images(self) -> dict[str, int]:
+        """Every image of the mixture once, as its absolute path, with the first sample that shows it."""
+        columns = [source.table.data.column("image").to_pylist() for source in self.sources]
+        found: dict[str, int] = {}
+        for index in range(len(self)):
+            which, row = self._place(index)
+            for name in columns[which][row]:
+                found.setdefault(str(self.sources[which].images / name), index)
+        return found
 
     def manifest(self) -> list[dict]:
         """What the run was trained on: per source the file, its rows, repeats, sha256, whether it is the tiny world's.

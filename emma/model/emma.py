@@ -120,12 +120,19 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     # ---------------------------------------------------------------------------------------------- the method
 
-    def encode(self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None = None) -> dict[str, Any]:
+    def encode(
+        self,
+        pixel_values: torch.Tensor | None,
+        instruction_ids: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
         """Image and instruction to LLM inputs, with every step by name.
 
         Args:
             pixel_values: float[I, 3, H, W], one row an image.
             instruction_ids: int[I, M], one row an image; not read with alignment `none`.
+            vision_features: V float[I, N, Dv], what the vision tower made of the images before, in place of
+                `pixel_values`.
 
         Returns:
             `vision` V float[I, N, Dv], `text` T float[I, M, Dt], `instruction` T' float[I, M, Dv],
@@ -134,8 +141,8 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             EmmaError: pixels or instructions of another size than the towers take.
         """
-        self._check_images(pixel_values, instruction_ids)
-        visual, text = self.towers(pixel_values, instruction_ids)
+        self._check_images(pixel_values, instruction_ids, vision_features)
+        visual, text = self.towers(pixel_values, instruction_ids, vision_features)
         visual = visual.to(self.projector.dtype)
         if text is None:
             instruction, aligned = None, visual
@@ -161,6 +168,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         instruction_ids: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The LLM's input float[B, L, Dllm]: token embeddings, with visual tokens at the placeholders.
 
@@ -170,13 +178,14 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             EmmaError: placeholders of a row are not a multiple of N, or do not add up to the number of images.
         """
         is_image = input_ids == self.config.image_token_id
-        images = 0 if pixel_values is None else pixel_values.shape[0]
+        given = pixel_values if vision_features is None else vision_features
+        images = 0 if given is None else given.shape[0]
         self._check_placeholders(is_image, images)
         # The placeholder id has no row in the embedding table; any valid id will do for the look-up.
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
-        if pixel_values is None or images == 0:
+        if images == 0:
             return embeddings + self._zero_through_adapter().to(embeddings.dtype) if self.training else embeddings
-        visual = self.encode(pixel_values, instruction_ids)["projected"]
+        visual = self.encode(pixel_values, instruction_ids, vision_features)["projected"]
         return embeddings.masked_scatter(is_image[..., None], visual.to(embeddings.dtype))
 
     # ------------------------------------------------------------------------------------------ the interface
@@ -188,6 +197,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         instruction_ids: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         past_key_values: Any = None,
@@ -203,6 +213,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attention_mask: int[B, L + cached], 0 at padding. Positions are counted from it unless given.
             position_ids: int[B, L]. Packed rows restart it per document and give no `attention_mask`.
             pixel_values, instruction_ids: float[I, 3, H, W] and int[I, M], one row an image, reading order.
+            vision_features: float[I, N, Dv] in place of `pixel_values`, see `encode`.
             labels: int[B, L], -100 where not supervised. The label at t is compared with the logits at t - 1.
             num_items_in_batch: what the summed loss is divided by; None: the supervised tokens of this call.
             logits_to_keep: as in transformers; only without labels.
@@ -214,9 +225,10 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise EmmaError("give either input_ids or inputs_embeds")
+        images = sum(len(given) for given in (pixel_values, vision_features) if given is not None)
         if inputs_embeds is None:
-            inputs_embeds = self.embed(input_ids, pixel_values, instruction_ids)  # type: ignore[arg-type]
-        elif pixel_values is not None and pixel_values.shape[0] > 0:
+            inputs_embeds = self.embed(input_ids, pixel_values, instruction_ids, vision_features)  # type: ignore[arg-type]
+        elif images > 0:
             raise EmmaError("inputs_embeds already hold the images: give pixel_values only with input_ids")
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -263,19 +275,36 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         instruction = torch.zeros(1, clip.context_length, dtype=torch.long, device=self.device)
         return 0 * self.encode(pixels, instruction)["projected"].float().sum()
 
-    def _check_images(self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None) -> None:
+    def _check_images(
+        self,
+        pixel_values: torch.Tensor | None,
+        instruction_ids: torch.Tensor | None,
+        vision_features: torch.Tensor | None,
+    ) -> None:
         clip = self.config.tower_config
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (3, clip.image_size, clip.image_size):
-            raise EmmaError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, but the towers take "
-                f"[images, 3, {clip.image_size}, {clip.image_size}]: preprocess with this model's processor"
+        row: tuple[int, ...]
+        if vision_features is not None:
+            name, given, row, verb = (
+                "vision_features",
+                vision_features,
+                (clip.num_visual_tokens, clip.vision_width),
+                "give",
             )
-        images = pixel_values.shape[0]
+        elif pixel_values is not None:
+            name, given, row, verb = "pixel_values", pixel_values, (3, clip.image_size, clip.image_size), "take"
+        else:
+            raise EmmaError("no images: give pixel_values or vision_features")
+        if tuple(given.shape[1:]) != row:
+            raise EmmaError(
+                f"{name} has shape {tuple(given.shape)}, but the towers {verb} [images, {', '.join(map(str, row))}]: "
+                "preprocess with this model's processor"
+            )
+        images = given.shape[0]
         if self.config.alignment != "none":
-            given = None if instruction_ids is None else tuple(instruction_ids.shape)
-            if given != (images, clip.context_length):
+            shape = None if instruction_ids is None else tuple(instruction_ids.shape)
+            if shape != (images, clip.context_length):
                 raise EmmaError(
-                    f"instruction_ids has shape {given}, but {images} images need "
+                    f"instruction_ids has shape {shape}, but {images} images need "
                     f"[{images}, {clip.context_length}]: one instruction row for every image"
                 )
 

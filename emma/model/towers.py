@@ -7,6 +7,7 @@ from torch import nn
 from emma.errors import EmmaError
 from emma.model.clip_files import read_clip
 from emma.model.configuration import ClipTowerConfig
+from emma.model.text_cache import TextCache
 
 __all__ = ["ClipTowers", "read_clip"]
 
@@ -18,7 +19,8 @@ class ClipTowers(nn.Module):
 
     Both encoders run without gradients and always in eval mode, so the values in training and evaluation are equal
     (this includes the fast path that `nn.MultiheadAttention` takes without gradients). All blocks and norms are kept,
-    those past the wanted one are not computed.
+    those past the wanted one are not computed. `text_cache`, None at first, may be set to remember repeated
+    instructions.
 
     Args:
         config: sizes and activation.
@@ -38,6 +40,7 @@ class ClipTowers(nn.Module):
             quick_gelu=config.quick_gelu,
             nonscalar_logit_scale=True,  # DeepSpeed cannot flatten 0-dim parameters
         )
+        self.text_cache: TextCache | None = None
         self.visual = clip.visual
         self.with_text = with_text
         if with_text:
@@ -65,14 +68,19 @@ class ClipTowers(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def forward(
-        self, pixel_values: torch.Tensor, instruction_ids: torch.Tensor | None
+        self,
+        pixel_values: torch.Tensor | None,
+        instruction_ids: torch.Tensor | None,
+        vision_features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(V float[I, N, Dv], T float[I, M, Dt] or None without a text tower) of images and their instructions.
+
+        `vision_features` are V of these images from before, in place of `pixel_values`.
 
         Training enters here and not through the two functions below: what partitions weights over ranks (ZeRO-3, FSDP)
         collects them when a module is called, and both towers reach into open_clip's modules without calling these.
         """
-        visual = self.encode_image(pixel_values)
+        visual = self.encode_image(pixel_values) if vision_features is None else vision_features  # type: ignore[arg-type]
         return visual, self.encode_text(instruction_ids) if self.with_text else None  # type: ignore[arg-type]
 
     @torch.no_grad()
@@ -86,6 +94,11 @@ class ClipTowers(nn.Module):
     @torch.no_grad()
     def encode_text(self, instruction_ids: torch.Tensor) -> torch.Tensor:
         """int[I, M] -> T float[I, M, Dt]: all positions, padding (id 0) included, since the alignment weighs each."""
+        if self.text_cache is not None and len(instruction_ids) > 0:
+            return self.text_cache.features(self._run_text, instruction_ids)
+        return self._run_text(instruction_ids)
+
+    def _run_text(self, instruction_ids: torch.Tensor) -> torch.Tensor:
         embedded = self.token_embedding(instruction_ids) + self.positional_embedding
         # Made here and not kept as a buffer: from_pretrained leaves non-persistent buffers uninitialised.
         length = embedded.shape[1]
@@ -94,6 +107,12 @@ class ClipTowers(nn.Module):
             embedded, attn_mask=mask, indices=[self.text_block], stop_early=True
         )
         return tokens[0]
+
+    def _apply(self, fn, recurse=True):
+        """Moves and casts; what the cache holds is then of another device or dtype."""
+        if self.text_cache is not None:
+            self.text_cache.clear()
+        return super()._apply(fn, recurse)
 
     def load_clip(self, weights: dict[str, torch.Tensor]) -> None:
         """Copy open_clip weights in; every key must fit, except that text keys are left out without a text tower."""

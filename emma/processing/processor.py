@@ -130,16 +130,18 @@ class EmmaProcessor(ProcessorMixin):
         """One training sample as tensors.
 
         Args:
-            sample: LLaVA's `{"id", "image"?, "conversations"}` with the opened pictures as `images: list[PIL.Image]`.
+            sample: LLaVA's `{"id", "image"?, "conversations"}` with the opened pictures as `images: list[PIL.Image]`,
+                or what the vision tower made of them as `vision_features: float[I, N, Dv]`.
             max_length: most tokens, visual tokens counted.
             over_length: `truncate` cuts the tail, as LLaVA does; `error` and `drop` raise (who drops samples compares
                 `length(sample)` with `max_length` beforehand).
             epoch, seed: for the instruction rule `random`.
 
         Returns:
-            `input_ids` int64[L], `labels` int64[L], `pixel_values` float32[I, 3, H, W], `instruction_ids` int64[I, M]
-            (absent when the model reads no instructions), and for the record `id`, `truncated` (tokens cut off),
-            `instruction_cut` (CLIP tokens cut off), `instruction` (text, None without an image).
+            `input_ids` int64[L], `labels` int64[L], `pixel_values` float32[I, 3, H, W] (or `vision_features` as given),
+            `instruction_ids` int64[I, M] (absent when the model reads no instructions), and for the record `id`,
+            `truncated` (tokens cut off), `instruction_cut` (CLIP tokens cut off), `instruction` (text, None without an
+            image).
 
         Raises:
             OverLengthError: see `over_length`; also if truncating would cut into or before an image.
@@ -149,7 +151,8 @@ class EmmaProcessor(ProcessorMixin):
         if over_length not in OVER_LENGTH:
             raise EmmaError(f"over_length: {over_length!r} is not one of {', '.join(OVER_LENGTH)}")
         turns = turns_of(sample)
-        images = sample.get("images", [])
+        features = sample.get("vision_features")
+        images = sample.get("images", []) if features is None else features
         if sum(turn.images for turn in turns) != len(images):
             raise EmmaError(f"{name} names images but brings {len(images)} opened ones in 'images'")
         ids, labels = self._encoder.encode(self._render(turns, name), bos=self._template.bos)
@@ -171,9 +174,10 @@ class EmmaProcessor(ProcessorMixin):
             "instruction": None,
             "instruction_cut": 0,
         }
-        if images and self.instruction_aware:
+        if len(images) and self.instruction_aware:
             encoded["instruction"] = self.instruction.select(turns, sample.get("id"), epoch, seed, self._clip.count)
-        return encoded | self._encode_images(images, encoded["instruction"], self.instruction.over_77, name)
+        visual = {"pixel_values": self._pixels(images, name)} if features is None else {"vision_features": features}
+        return encoded | visual | self._encode_instruction(len(images), encoded["instruction"], self.instruction, name)
 
     def length(self, sample: dict) -> int:
         """Exact number of tokens of a sample, visual tokens counted, before truncation. Opens no image."""
@@ -214,25 +218,28 @@ class EmmaProcessor(ProcessorMixin):
         if instruction is None and images and self.instruction_aware:
             instruction = self.eval_instruction.apply(turns[-1].text)
         encoded = {"input_ids": torch.tensor(ids), "instruction": instruction}
-        return encoded | self._encode_images(images, instruction, self.eval_instruction.over_77, "messages")
+        visual = {"pixel_values": self._pixels(images, "messages")}
+        return encoded | visual | self._encode_instruction(len(images), instruction, self.eval_instruction, "messages")
 
-    def _encode_images(self, images: Sequence[Image.Image], instruction: str | None, over: str, name: str) -> dict:
-        """`pixel_values` float32[I, 3, H, W] and, if the model reads instructions, `instruction_ids` int64[I, M]."""
+    def _pixels(self, images: Sequence[Image.Image], name: str) -> torch.Tensor:
+        """float32[I, 3, H, W], normalised."""
         size = self.image_size
         try:
             pixels = [preprocess(image, size, self.image_mode, self.image_mean, self.image_std) for image in images]
         except EmmaError as error:
             raise EmmaError(f"{name}: {error}") from error
-        encoded = {"pixel_values": torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size)}
-        if self.instruction_aware:
-            row: list[int] = []
-            encoded["instruction_cut"] = 0
-            if images and instruction is not None:
-                row, encoded["instruction_cut"] = self._clip.encode(instruction, over, name)
-            encoded["instruction_ids"] = (
-                torch.tensor([row] * len(images)).reshape(len(images), self.context_length).long()
-            )
-        return encoded
+        return torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size)
+
+    def _encode_instruction(self, images: int, instruction: str | None, rule: InstructionRule, name: str) -> dict:
+        """If the model reads instructions: `instruction_ids` int64[I, M], a row an image, and `instruction_cut`."""
+        if not self.instruction_aware:
+            return {}
+        row: list[int] = []
+        cut = 0
+        if images and instruction is not None:
+            row, cut = self._clip.encode(instruction, rule.over_77, name)
+        ids = torch.tensor([row] * images).reshape(images, self.context_length).long()
+        return {"instruction_ids": ids, "instruction_cut": cut}
 
     def pad(self, encoded: Sequence[dict], side: str = "right") -> BatchFeature:
         """Encoded samples or prompts as one batch, see `pad_batch`; `side`: `right` to train, `left` to generate."""
@@ -304,8 +311,9 @@ class EmmaProcessor(ProcessorMixin):
                 segments += [Segment("", kind="image"), *piece]
             written = segments[:1] == [Segment(self.tokenizer.bos_token, kind="special")]
             ids, _ = self._encoder.encode(segments, bos=not written)
-            over = self.eval_instruction.over_77
-            rows.append({"input_ids": torch.tensor(ids)} | self._encode_images(own, words, over, f"text {number}"))
+            instruct = self._encode_instruction(len(own), words, self.eval_instruction, f"text {number}")
+            visual = {"pixel_values": self._pixels(own, f"text {number}")}
+            rows.append({"input_ids": torch.tensor(ids)} | visual | instruct)
         return self.pad(rows, padding_side)
 
     def apply_chat_template(

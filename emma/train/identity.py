@@ -13,6 +13,8 @@ from emma.train.recipe import Recipe
 FREE = (
     "micro_batch",
     "packing",
+    "text_cache",
+    "feature_cache",
     "gradient_checkpointing",
     "deepspeed",
     "fsdp",

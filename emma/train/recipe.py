@@ -82,6 +82,8 @@ class StageRecipe:
     loss_norm: str = choice("global", "microbatch")
     precision: str = choice("auto", "fp32", "bf16")
     packing: bool = False  # several samples in one row; same losses
+    text_cache: bool = False  # remember the text features of repeated instructions
+    feature_cache: str | None = None  # folder of vision features that are encoded once; same losses
     gradient_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2  # newest complete checkpoints that stay
@@ -103,6 +105,7 @@ class PretrainRecipe(StageRecipe):
     instruction: InstructionRecipe = field(default_factory=lambda: InstructionRecipe(text="whole", turn="first"))
     learning_rate: float = 1e-3
     batch_size: int = 256
+    text_cache: bool = True  # captions are asked for in a handful of phrases
 
 
 @dataclass

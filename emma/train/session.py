@@ -20,9 +20,12 @@ from emma.data.packing import Packing
 from emma.data.sampler import Draw, StepSampler
 from emma.errors import EmmaError
 from emma.model import EmmaForConditionalGeneration
+from emma.model.text_cache import TextCache
+from emma.paths import resolve
 from emma.processing.processor import EmmaProcessor
 from emma.train.arguments import set_steps, training_arguments
 from emma.train.engine import check_record, engine_name, prepare_engine, prepare_model, unpartitioned
+from emma.train.features import filled_cache
 from emma.train.launch import TrainingStopped, set_aside, stamp_of_model, stamp_record
 from emma.train.logs import FILE as LOG_FILE
 from emma.train.logs import prepare_trackers, truncate_log
@@ -79,13 +82,16 @@ def train_stage(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "train.yaml").write_text(to_yaml(recipe), encoding="utf-8")
             truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    packing = Packing.suited_to(model.llm, settings.max_length) if settings.packing else None
     dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
     partitioned = engine_name(args) == "zero3"
     model = load_for_stage(
         recipe, stage, initial, None if partitioned else args.device, args.bf16, engine_masters=bool(args.deepspeed)
     )
     prepare_model(args, model)
+    packing = Packing.suited_to(model.llm, settings.max_length) if settings.packing else None
+    model.towers.text_cache = TextCache() if settings.text_cache else None
+    if settings.feature_cache is not None:
+        dataset.features = filled_cache(resolve(settings.feature_cache), dataset, model, args)
     if args.process_index == 0:
         logger.info("%s", "\n".join(describe(recipe, stage, model, dataset, sampler)))
     with StopRequest() as stop:

@@ -124,7 +124,7 @@ def test_an_llm_that_would_mix_packed_samples_is_refused(tiny_llm):
     with pytest.raises(EmmaError, match="MambaForCausalLM carries a state"):
         Packing.suited_to(mamba, 64)
     bloom = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2))
-    with pytest.raises(EmmaError, match="BloomForCausalLM takes no position_ids, .*; set packing: false"):
+    with pytest.raises(EmmaError, match=r"BloomForCausalLM takes no position_ids, .*; set packing: false"):
         Packing.suited_to(bloom, 64)
 
 
