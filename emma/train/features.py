@@ -133,8 +133,8 @@ def _encode(
     for (_, sample, file), image in zip(bar, pixels, strict=True):
         if isinstance(image, EmmaError):
             raise EmmaError(f"{dataset.mixture.describe(sample)}: {image}; {IMAGE_REMEDY}")
-        # As in training, where autocast is on around the frozen tower too.
-        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+        # As in training, where autocast is on around the frozen tower too, but not under DeepSpeed.
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16 and not args.deepspeed):
             features = model.towers.encode_image(image[None].to(args.device))[0]
         try:
             cache.write(file, features)

@@ -82,7 +82,7 @@ def train_stage(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "train.yaml").write_text(to_yaml(recipe), encoding="utf-8")
             truncate_log(folder / LOG_FILE, int(checkpoint.name.split("-")[1]) if checkpoint else 0)
-    dataset, sampler = _data(recipe, stage, mixture, processor, lengths, args)
+    dataset, sampler = training_data(recipe, stage, mixture, processor, lengths, args)
     partitioned = engine_name(args) == "zero3"
     model = load_for_stage(
         recipe, stage, initial, None if partitioned else args.device, args.bf16, engine_masters=bool(args.deepspeed)
@@ -142,7 +142,7 @@ def _prepare_initial(recipe: Recipe, folder: Path, stamp: dict[str, Any], bf16: 
     build_initial(recipe, folder, stamp, torch.bfloat16 if bf16 else torch.float32)
 
 
-def _data(
+def training_data(
     recipe: Recipe,
     stage: str,
     mixture: Mixture,

@@ -24,6 +24,9 @@ COMMANDS = [
     "emma.world foundation",
     "emma.world.quickstart",
     "emma.checkpoints",
+    "emma.bench",
+    "emma.bench train",
+    "emma.bench data",
 ]
 
 

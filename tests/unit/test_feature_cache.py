@@ -62,6 +62,16 @@ def test_losses_are_those_of_the_uncached_run_in_both_stages(finished, assets, t
             assert cached["grad_norm"] == pytest.approx(without["grad_norm"], rel=1e-5)
 
 
+def test_losses_are_those_of_the_uncached_run_in_bfloat16(assets, tmp_path):
+    """There autocast is on around the tower, in training and when the cache is filled."""
+    losses = []
+    for folder in ("null", f"{tmp_path}/cache"):
+        choices = ("pretrain.precision=bf16", "pretrain.log_every=1", f"pretrain.feature_cache={folder}")
+        output = tmp_path / folder.strip("/").replace("/", "-")
+        losses.append([line["loss"] for line in log_lines(one_step(assets, output, *choices, stage="pretrain"))])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_every_image_is_encoded_once_for_all_runs(assets, tmp_path, data, encoded):
     train(assets, tmp_path, data, "one")
     assert encoded == [1] * 10, "ten pictures, and no batch of the training itself"
@@ -127,10 +137,14 @@ def test_too_small_a_disk_is_an_error_before_anything_is_written(assets, tmp_pat
 
 def test_missing_and_broken_images_name_their_sample(assets, tmp_path, data):
     (tmp_path / "images" / "3.png").write_bytes(b"no picture")
-    with pytest.raises(EmmaError, match=r"sample 'c3' \(record 3 of .*captions.json\): .*3.png is not an image .*; put"):
+    with pytest.raises(
+        EmmaError, match=r"sample 'c3' \(record 3 of .*captions.json\): .*3.png is not an image .*; put"
+    ):
         train(assets, tmp_path, data, "one")
     (tmp_path / "images" / "2.png").unlink()
-    with pytest.raises(EmmaError, match=r"sample 'c2' .*2.png cannot be read: No such file or directory; put the image"):
+    with pytest.raises(
+        EmmaError, match=r"sample 'c2' .*2.png cannot be read: No such file or directory; put the image"
+    ):
         train(assets, tmp_path, data, "one")
 
 
@@ -153,5 +167,7 @@ def test_features_keep_the_tower_s_dtype_exactly(tmp_path, tiny_model, tiny_proc
 
 
 def test_features_of_another_tower_are_refused(tiny_model):
-    with pytest.raises(EmmaError, match=r"vision_features has shape \(1, 5, 32\), but the towers give \[images, 4, 32\]"):
+    with pytest.raises(
+        EmmaError, match=r"vision_features has shape \(1, 5, 32\), but the towers give \[images, 4, 32\]"
+    ):
         tiny_model().encode(None, torch.zeros(1, 77, dtype=torch.long), torch.zeros(1, 5, 32))

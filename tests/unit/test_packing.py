@@ -13,20 +13,27 @@ from emma.data.packing import Packing, layout, pack_batch
 from emma.errors import EmmaError
 
 
+def cost(rows, longest, packing):
+    return rows * longest * (packing.even_at + longest)
+
+
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 100))
-def test_layout_holds_every_sample_once_and_never_more_positions_than_padding(lengths, capacity):
-    rows = layout(lengths, capacity)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 100), st.sampled_from([1, 100, 10_000]))
+def test_layout_holds_every_sample_once_and_never_costs_more_than_padding(lengths, capacity, even_at):
+    packing = Packing(capacity, even_at)
+    rows = layout(lengths, packing)
     assert sorted(sample for row in rows for sample in row) == list(range(len(lengths)))
     longest = max(sum(lengths[i] for i in row) for row in rows)
     assert longest <= max(capacity, *lengths)
-    assert len(rows) * longest <= len(lengths) * max(lengths)
+    assert cost(len(rows), longest, packing) <= cost(len(lengths), max(lengths), packing)
 
 
-def test_layout_fills_rows_and_stays_padded_where_nothing_is_gained():
-    assert sorted(map(sorted, layout([30, 10, 20], 30))) == [[0], [1, 2]]
-    assert len(layout([7, 7, 7, 7], 100)) == 4, "short rows: attention costs the square of a row"
-    assert len(layout([50, 9, 9, 9, 9], 20)) == 2, "a sample beyond the capacity"
+def test_layout_fills_rows_where_that_saves_more_than_attention_costs():
+    assert sorted(map(sorted, layout([30, 10, 20], Packing(30, 10_000)))) == [[0], [1, 2]]
+    assert len(layout([7, 7, 7, 7], Packing(100, 10_000))) == 4, "nothing to gain"
+    assert len(layout([50, 9, 9, 9, 9], Packing(20, 10_000))) == 2, "a sample beyond the capacity"
+    assert len(layout([10, 7, 7], Packing(14, even_at=10_000))) == 2, "2 x 14 positions instead of 3 x 10"
+    assert len(layout([10, 7, 7], Packing(14, even_at=1))) == 3, "but longer rows, where attention is all that counts"
 
 
 def test_rows_restart_positions_and_let_no_sample_predict_the_next():
@@ -34,13 +41,13 @@ def test_rows_restart_positions_and_let_no_sample_predict_the_next():
         ids = torch.arange(number * 10, number * 10 + length)
         return {"input_ids": ids, "labels": ids, "pixel_values": torch.full((1, 3, 2, 2), float(number))}
 
-    batch = pack_batch([sample(1, 2), sample(2, 5), sample(3, 2)], 0, Packing(capacity=5))
+    batch = pack_batch([sample(1, 2), sample(2, 5), sample(3, 2)], 0, Packing(5, even_at=100))
     assert batch["input_ids"].tolist() == [[20, 21, 22, 23, 24], [10, 11, 30, 31, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 1, 2]]
     assert batch["labels"].tolist() == [[-100, 21, 22, 23, 24], [-100, 11, -100, 31, -100]]
     assert batch["pixel_values"][:, 0, 0, 0].tolist() == [2, 1, 3], "images follow the rows' reading order"
     assert "attention_mask" not in batch
-    row = pack_batch([sample(1, 2), sample(2, 5), sample(3, 2)], 0, Packing(capacity=5, one_row=True))
+    row = pack_batch([sample(1, 2), sample(2, 5), sample(3, 2)], 0, Packing(5, even_at=100, one_row=True))
     assert row["position_ids"].tolist() == [[0, 1, 0, 1, 2, 3, 4, 0, 1]]
 
 
@@ -85,7 +92,7 @@ def test_packed_equals_padded(tiny_model, tiny_processor, kind, attention):
     samples = [{**processor.encode_training(s, max_length=512), "masked": False} for s in BATCHES[kind]]
     padded = Collator(processor)(samples)
     packings = [Packing.suited_to(model.llm, capacity) for capacity in (1, 128, 512)]
-    for packed in [Collator(processor, packing)(samples) for packing in (*packings, Packing(1, one_row=True))]:
+    for packed in [Collator(processor, packing)(samples) for packing in (*packings, Packing(1, 1, one_row=True))]:
         assert {k: v for k, v in packed.items() if k not in ("model", "tokens")} == {
             k: v for k, v in padded.items() if k not in ("model", "tokens")
         }
@@ -104,7 +111,7 @@ def test_neighbours_in_a_row_do_not_see_each_other(tiny_model, tiny_processor):
     model = tiny_model()
     processor = tiny_processor(model.config)
     samples = [{**processor.encode_training(chat(i, images=1), max_length=512), "masked": False} for i in range(3)]
-    packed = Collator(processor, Packing(1, one_row=True))(samples)["model"]
+    packed = Collator(processor, Packing(1, 1, one_row=True))(samples)["model"]
     counting_on = torch.arange(packed["input_ids"].shape[1])[None]
     with torch.no_grad():
         apart, leaking = model(**packed).loss, model(**{**packed, "position_ids": counting_on}).loss
@@ -114,9 +121,9 @@ def test_neighbours_in_a_row_do_not_see_each_other(tiny_model, tiny_processor):
 def test_an_llm_that_would_mix_packed_samples_is_refused(tiny_llm):
     from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
 
-    assert Packing.suited_to(tiny_llm, 64) == Packing(64, one_row=False)
+    assert Packing.suited_to(tiny_llm, 64) == Packing(64, even_at=6 * 32, one_row=False)
     tiny_llm.config._attn_implementation = "flash_attention_2"
-    assert Packing.suited_to(tiny_llm, 64) == Packing(64, one_row=True)
+    assert Packing.suited_to(tiny_llm, 64) == Packing(64, even_at=6 * 32, one_row=True)
     tiny_llm.config._attn_implementation = "paged"
     with pytest.raises(EmmaError, match="packing: true, but LlamaForCausalLM runs with attention 'paged'"):
         Packing.suited_to(tiny_llm, 64)

@@ -99,6 +99,7 @@ def test_missing_file(tmp_path):
 def test_hash_covers_what_decides_and_nothing_else(file):
     base = load_recipe(file)
     free = ["pretrain.log_every=1", "pretrain.workers=0", "pretrain.micro_batch=2", "output=elsewhere", "name=y"]
+    free += ["pretrain.packing=true", "pretrain.text_cache=false", "pretrain.feature_cache=cache"]
     assert recipe_hash(load_recipe(file, free), "pretrain") == recipe_hash(base, "pretrain")
     for decisive in ("seed=1", "pretrain.batch_size=4", "model.text_layer=final", "pretrain.instruction.turn=last"):
         other = load_recipe(file, [decisive])

@@ -1,0 +1,1 @@
+"""Throughput on this machine, measured; see `python -m emma.bench --help`."""
