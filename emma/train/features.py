@@ -55,9 +55,9 @@ def _ready(module: nn.Module, device: torch.device) -> AbstractContextManager:
     partitioned = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
     if not partitioned:
         return nullcontext(module.to(device))
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters(partitioned)
+    return deepspeed.zero.GatheredParameters(partitioned)
 
 
 def _missing(cache: FeatureCache, dataset: TrainingDataset) -> list[tuple[str, int, Path]]:
