@@ -47,7 +47,7 @@ class Collator:
             "samples": len(real),
             "truncated": sum(item["truncated"] > 0 for item in samples),
             "instruction_cut": sum(item["instruction_cut"] > 0 for item in samples),
-            "images": sum(len(item["pixel_values"]) for item in real),
+            "images": sum(len(item["vision_features" if "vision_features" in item else "pixel_values"]) for item in real),
             "tokens": sum(lengths),
             "squared_tokens": sum(length**2 for length in lengths),
         }

@@ -13,8 +13,8 @@ class TextCache:
     before it: a resumed run, whose cache is empty, computes exactly what the uninterrupted one does.
 
     Where weights are partitioned over ranks, the whole tower must be collected before it is called, as ZeRO-3 does here
-    (`train.engine.prepare_model`). If each of its layers collected its own, ranks whose instructions are not equally new
-    would wait for each other for ever.
+    (`train.engine.prepare_model`). If each layer collected its own, ranks whose instructions are not equally new would
+    wait for each other for ever.
 
     Args:
         size: rows kept; one of 77 x 768 in bfloat16 takes 116 KiB.

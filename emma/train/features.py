@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -129,7 +130,13 @@ def _encode(
             worker_init_fn=ignore_in_worker,
         )
     )
-    bar = tqdm(missing, desc="encoding images", unit="image", disable=args.process_index > 0 or not missing)
+    bar = tqdm(
+        missing,
+        desc="encoding images",
+        unit="image",
+        mininterval=0.1 if sys.stderr.isatty() else 60,  # seconds: a log file keeps every line
+        disable=args.process_index > 0 or not missing,
+    )
     for (_, sample, file), image in zip(bar, pixels, strict=True):
         if isinstance(image, EmmaError):
             raise EmmaError(f"{dataset.mixture.describe(sample)}: {image}; {IMAGE_REMEDY}")

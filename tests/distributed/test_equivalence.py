@@ -26,7 +26,14 @@ MODES = {
     "ddp": [],
     "zero2": ["{stage}.deepspeed={folder}/zero2.json"],
     "zero3": ["{stage}.deepspeed={folder}/zero3.json", "{stage}.gradient_checkpointing=true"],
+    "zero3-packed-cached": [
+        "{stage}.deepspeed={folder}/zero3.json",
+        "{stage}.packing=true",
+        "{stage}.text_cache=true",
+        "{stage}.feature_cache={folder}/features",
+    ],
 }
+ENGINES = ("ddp", "zero2", "zero3")
 
 
 def write_deepspeed_files(folder: Path) -> None:
@@ -114,6 +121,7 @@ def together(assets, alone, tmp_path_factory):
     for mode in MODES:
         for stage in STAGES:
             jobs.add(mode, stage, mode)
+    for mode in ENGINES:
         jobs.add(f"{mode}-broken", "finetune", mode, dies=9)
         jobs.add(f"{mode}-broken-again", "finetune", mode, output=f"{mode}-broken")
     # What one process saved, two go on with; what was partitioned among four is refused.
@@ -151,7 +159,7 @@ def assert_same_run(reference: Path, ours: Path):
     assert max(float((expected[name] - found[name]).abs().max()) for name in expected) < 1e-5
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ENGINES)
 def test_resumed_is_uninterrupted_bit_for_bit(together, mode):
     folder, outcomes = together
     assert not any("error" in rank for rank in outcomes[f"{mode}-broken-again finetune"])
@@ -225,7 +233,7 @@ def test_float32_masters_survive_bfloat16_in_both_stages(together, mode):
 @pytest.mark.slow
 def test_four_ranks(assets, alone, together, tmp_path):
     jobs = Jobs(assets, tmp_path, alone / "pretrain" / "model")
-    for mode in MODES:
+    for mode in ENGINES:
         for stage in STAGES:
             jobs.add(mode, stage, mode)
     broken = tmp_path / "of-two"
@@ -234,7 +242,7 @@ def test_four_ranks(assets, alone, together, tmp_path):
         shutil.rmtree(broken / mode / "finetune" / "model")
         jobs.add(f"{mode}-of-two", "finetune", mode, output=f"of-two/{mode}")
     outcomes = jobs.run(ranks=4, seconds=580)
-    for mode in MODES:
+    for mode in ENGINES:
         for stage in STAGES:
             assert_same_run(alone / stage, tmp_path / mode / stage)
     for mode in ("zero2", "zero3"):

@@ -4,10 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emma.data.sampler import StepSampler, epoch_order, steps_per_epoch
+
+# The same examples every time, however busy the machine is.
+EXAMPLES = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 # Lengths repeat, as truncation makes them do; the flags cover one modality only, and both in any share.
 SAMPLES = st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=120)
@@ -30,7 +33,7 @@ def plans(draw):
     return lengths, has_image, ranks, StepSampler(lengths, has_image, micro_batch=batch, **common)
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(plans())
 def test_any_mixture_any_ranks_each_sample_once_an_epoch(plan):
     lengths, has_image, ranks, _ = plan
@@ -45,7 +48,7 @@ def test_any_mixture_any_ranks_each_sample_once_an_epoch(plan):
             assert not all(d.masked for d in ranks[0].step(step))
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(plans())
 def test_any_ranks_and_micro_batches_see_the_same_samples_in_a_step(plan):
     _, _, ranks, single = plan
@@ -56,7 +59,7 @@ def test_any_ranks_and_micro_batches_see_the_same_samples_in_a_step(plan):
         assert {len(part) for part in parts} == {ranks[0].accumulation}
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(plans(), st.data())
 def test_steps_do_not_depend_on_what_was_drawn_before(plan, data):
     _, _, ranks, _ = plan
@@ -72,7 +75,7 @@ def test_steps_do_not_depend_on_what_was_drawn_before(plan, data):
     assert drawn[step * rank.accumulation :] == later
 
 
-@settings(deadline=None)
+@EXAMPLES
 @given(plans())
 def test_no_micro_batch_is_larger_than_the_first_step_s(plan):
     lengths, _, ranks, _ = plan
