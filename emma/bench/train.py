@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ def compare(recipe: Recipe, stage: str, comparisons: list[str], steps: int) -> I
     with bench_stage(recipe, stage) as bench:
         yield {"bench": "machine", **bench.facts()}
         if recipe.stage(stage).gradient_checkpointing:
-            bench.model.gradient_checkpointing_enable({"use_reentrant": False})
+            model: Any = bench.model  # transformers 5.23 has renamed this
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         for name in comparisons:
             if name == "text_cache" and not bench.model.towers.with_text:
                 continue  # alignment none reads no instruction
