@@ -72,7 +72,7 @@ def _data(options: argparse.Namespace) -> Iterator[dict]:
 
 
 def _stages(options: argparse.Namespace) -> Iterator[tuple]:
-    """(recipe, stage) of all that is to be measured, after a line about the machine."""
+    """(recipe, stage) of all that is to be measured."""
     from emma.paths import resolve
     from emma.train.recipe import STAGES, load_recipe
 
