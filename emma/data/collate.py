@@ -17,8 +17,8 @@ class Collator:
     instruction_ids int64[I,M]}, "ids": [str], "supervised": int, "samples": int, "truncated": int, "instruction_cut":
     int, "images": int, "tokens": int, "squared_tokens": int}`. The last three (the latter two the sums of the samples'
     lengths and of their squares), from which FLOPs follow, leave out padding and masked repeats. Packed batches have
-    `position_ids` in place of `attention_mask`, batches from a feature cache `vision_features` float[I,N,Dv] in place of
-    `pixel_values`. A sample that could not be read arrives as its `EmmaError`; the batch is then `{"error":
+    `position_ids` in place of `attention_mask`, batches from a feature cache `vision_features` float[I,N,Dv] in place
+    of `pixel_values`. A sample that could not be read arrives as its `EmmaError`; the batch is then `{"error":
     EmmaError}`, because an exception in a worker process would come out wrapped in a foreign traceback.
 
     Args:
@@ -35,6 +35,7 @@ class Collator:
         samples = [item for item in items if not isinstance(item, EmmaError)]
         real = [item for item in samples if not item["masked"]]
         lengths = [len(item["input_ids"]) for item in real]
+        visual = "vision_features" if samples and "vision_features" in samples[0] else "pixel_values"
         if self.packing is None:
             model = dict(self.processor.pad(samples, side="right"))
         else:
@@ -47,7 +48,7 @@ class Collator:
             "samples": len(real),
             "truncated": sum(item["truncated"] > 0 for item in samples),
             "instruction_cut": sum(item["instruction_cut"] > 0 for item in samples),
-            "images": sum(len(item["vision_features" if "vision_features" in item else "pixel_values"]) for item in real),
+            "images": sum(len(item[visual]) for item in real),
             "tokens": sum(lengths),
             "squared_tokens": sum(length**2 for length in lengths),
         }
