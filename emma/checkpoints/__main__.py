@@ -1,4 +1,4 @@
-"""`python -m emma.checkpoints fetch CONFIG --to DIR`: get the base LLM and CLIP towers that a config names."""
+"""`python -m emma.checkpoints fetch|merge ...`: get the weights that a config names; fold LoRA into its base."""
 
 import argparse
 import logging
@@ -15,12 +15,30 @@ def main(argv: list[str] | None = None) -> None:
     fetch = commands.add_parser("fetch", help="download the weights that a config names, with checksums")
     fetch.add_argument("config", metavar="CONFIG", type=Path)
     fetch.add_argument("--to", default="playground/models", help="folder (%(default)s)")
+    fetch.set_defaults(run=_fetch)
+    merge = commands.add_parser("merge", help="write an adapter folder (LoRA) and its base as one self-contained model")
+    merge.add_argument("adapter", metavar="ADAPTER", type=Path, help="for example runs/emma-7b-lora/finetune/model")
+    merge.add_argument("target", metavar="TARGET", type=Path, help="folder to write; it must not exist")
+    merge.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of towers and LLM in TARGET; default: as in the base"
+    )
+    merge.set_defaults(run=_merge)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from emma.checkpoints.fetch import fetch as run
+    args.run(args)
 
-    for folder in run(args.config, args.to):
+
+def _fetch(args: argparse.Namespace) -> None:
+    from emma.checkpoints.fetch import fetch
+
+    for folder in fetch(args.config, args.to):
         print(folder)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    from emma.checkpoints.merge import merge_folder
+
+    print(merge_folder(args.adapter, args.target, args.dtype))
 
 
 if __name__ == "__main__":

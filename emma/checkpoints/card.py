@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emma.checkpoints.adapter import Adapter
     from emma.model import EmmaForConditionalGeneration
     from emma.processing.processor import EmmaProcessor
 
@@ -15,7 +16,12 @@ _ALIGNMENTS = {
 }
 
 
-def model_card(model: "EmmaForConditionalGeneration", processor: "EmmaProcessor", provenance: dict[str, Any]) -> str:
+def model_card(
+    model: "EmmaForConditionalGeneration",
+    processor: "EmmaProcessor",
+    provenance: dict[str, Any],
+    adapter: "Adapter | None" = None,
+) -> str:
     """Markdown with Hugging Face's front matter; the licences are named as those of the parts."""
     config, towers = model.config, model.config.tower_config
     parameters = count_parameters(model)
@@ -33,6 +39,8 @@ def model_card(model: "EmmaForConditionalGeneration", processor: "EmmaProcessor"
         "instruction rule, training": json.dumps(processor.instruction.to_dict()),
         "instruction rule, evaluation": json.dumps(processor.eval_instruction.to_dict()),
     }
+    if adapter is not None:
+        rows |= _adapter_rows(adapter, parameters["lora"])
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""---
 library_name: transformers
@@ -76,11 +84,23 @@ what was learned from them. The model can be wrong about what an image shows.
 
 
 def count_parameters(model: "EmmaForConditionalGeneration") -> dict[str, int]:
-    """Parameters of `towers`, `adapter` and `llm`; tied ones count once."""
+    """Parameters of `towers`, `adapter`, `llm` and `lora`; tied ones count once."""
     from emma.checkpoints.sharded import numel
     from emma.model import part_of
 
-    counts = {"towers": 0, "adapter": 0, "llm": 0}
+    counts = {"towers": 0, "adapter": 0, "llm": 0, "lora": 0}
     for name, parameter in model.named_parameters():
         counts[part_of(name)] += numel(parameter)
     return counts
+
+
+def _adapter_rows(adapter: "Adapter", parameters: int) -> dict[str, str]:
+    lora = adapter.lora
+    layers = ", ".join(lora["targets"]) if lora["targets"] else "all linear layers of the LLM's blocks"
+    return {
+        "LoRA, float32": f"rank {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']:g} on "
+        f"{layers}, {parameters:,} parameters",
+        "base, needed besides this folder": f"{adapter.base} (fingerprint {adapter.base_fingerprint})",
+        "base quantised in training": adapter.quantization,
+        "one folder of both": "`python -m emma.checkpoints merge THIS_FOLDER TARGET`",
+    }

@@ -1,19 +1,27 @@
-"""Saves and loads one self-contained model folder: weights, processor, training configuration, provenance, card."""
+"""Saves and loads one model folder: weights, processor, training configuration, provenance, card.
+
+It is self-contained, or, after LoRA training, an adapter folder: what was trained, and a record of its base folder.
+"""
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
+from emma.checkpoints.adapter import RECORD, WEIGHTS, Adapter, read_adapter
 from emma.checkpoints.card import model_card
 from emma.checkpoints.provenance import PROVENANCE, collect
 from emma.checkpoints.seal import break_seal, defects, seal
 from emma.errors import EmmaError, describe_os_error
-from emma.model import EmmaForConditionalGeneration, part_of
+from emma.model import EmmaConfig, EmmaForConditionalGeneration, part_of
 from emma.model.generation import token_ids_only
+from emma.model.lora import inject
+from emma.model.quantization import BITS, quantized_loading
 
 if TYPE_CHECKING:
     from emma.processing.processor import EmmaProcessor
@@ -28,8 +36,11 @@ def save_folder(
     provenance: dict[str, Any],
     train_yaml: str | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Write a folder that `load_folder`, or transformers' `from_pretrained`, needs nothing else for.
+
+    With `adapter`, write an adapter folder instead: LoRA and adapter tensors only, for `load_folder` and the base.
 
     Adapter tensors are stored in float32, all others as they are. Sampling settings are left out of the generation
     configuration. `complete.json` comes last, so that an interrupted save is never taken for a model. One process
@@ -40,13 +51,16 @@ def save_folder(
         provenance: what the caller knows (stage, data, parent, ...), added to `provenance.collect()`.
         train_yaml: the resolved configuration of the run.
         state_dict: weights to save instead of the model's own.
+        adapter: the base of a model with LoRA, and its settings.
 
     Raises:
-        EmmaError: the folder cannot be written, the disk is full.
+        EmmaError: the folder cannot be written, the disk is full; a model with LoRA comes without `adapter`.
     """
     folder = Path(folder)
+    if adapter is None and any(part_of(name) == "lora" for name, _ in model.named_parameters()):
+        raise EmmaError(f"{folder}: a model with LoRA is saved with the record of its base, or merged first")
     try:
-        _write_folder(folder, model, processor, provenance, train_yaml, state_dict)
+        _write_folder(folder, model, processor, provenance, train_yaml, state_dict, adapter)
     except OSError as error:
         raise EmmaError(f"cannot save the model to {folder}: {describe_os_error(error)}") from error
     except SafetensorError as error:  # a full disk comes as this
@@ -61,14 +75,18 @@ def _write_folder(
     provenance: dict[str, Any],
     train_yaml: str | None,
     state_dict: dict[str, torch.Tensor] | None,
+    adapter: Adapter | None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     break_seal(folder)
-    if state_dict is not None:
-        adapter = {name for name in state_dict if part_of(name) == "adapter"}
-        state_dict = {name: tensor.float() if name in adapter else tensor for name, tensor in state_dict.items()}
-    model.generation_config = token_ids_only(model.generation_config)
-    model.save_pretrained(folder, state_dict=state_dict)
+    if adapter is not None:
+        _write_adapter(folder, model, state_dict, adapter)
+    else:
+        if state_dict is not None:
+            fused = {name for name in state_dict if part_of(name) == "adapter"}
+            state_dict = {name: tensor.float() if name in fused else tensor for name, tensor in state_dict.items()}
+        model.generation_config = token_ids_only(model.generation_config)
+        model.save_pretrained(folder, state_dict=state_dict)
     processor.save_pretrained(folder)
     provenance = {**collect(), **provenance}
     (folder / PROVENANCE).write_text(
@@ -78,44 +96,116 @@ def _write_folder(
     train_file.unlink(missing_ok=True)
     if train_yaml is not None:
         train_file.write_text(train_yaml, encoding="utf-8")
-    (folder / "README.md").write_text(model_card(model, processor, provenance), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(model, processor, provenance, adapter), encoding="utf-8")
     seal(folder)
 
 
+def _write_adapter(
+    folder: Path, model: EmmaForConditionalGeneration, state_dict: dict[str, torch.Tensor] | None, adapter: Adapter
+) -> None:
+    tensors = dict(model.named_parameters()) if state_dict is None else state_dict
+    trained = {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in tensors.items()
+        if part_of(name) in ("adapter", "lora")
+    }
+    save_file(trained, folder / WEIGHTS, metadata={"format": "pt"})
+    base = adapter.find_base(folder)
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(base / name, folder / name)  # the model's own may say how it is quantised at the moment
+    adapter.write(folder)
+
+
 def load_folder(
-    folder: str | Path, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+    folder: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    bits: int | None = None,
 ) -> tuple[EmmaForConditionalGeneration, "EmmaProcessor"]:
     """(model in eval mode, processor) of a saved folder; needs no network, and every key of the weights must fit.
+
+    Of an adapter folder, the base is loaded, LoRA put into it, and both trained parts read.
 
     Args:
         folder: what `save_folder` wrote, under any name.
         dtype: of towers and LLM, also by name (`"bfloat16"`); None: bfloat16 on CUDA, float32 elsewhere. The adapter
-            is float32 in any case.
+            and LoRA are float32 in any case.
         device: None: CUDA where there is one, else the CPU.
+        bits: of the LLM's linear layers: 4 (nf4) or 8 (int8) through bitsandbytes, 16: not quantised. None: not
+            quantised, but an adapter that was trained on a quantised base gets it as it was.
 
     Raises:
-        EmmaError: no such folder, not complete, damaged, not an EMMA model, or no such device.
+        EmmaError: no such folder, not complete, damaged, not an EMMA model, or no such device; the base of an adapter
+            is missing or another one; bitsandbytes is needed and not installed.
     """
     from emma.processing.processor import EmmaProcessor
 
     folder = Path(folder).expanduser()
     check_is_model(folder)
     target = _device(device)
-    if dtype is None:
-        dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
-    elif isinstance(dtype, str):
-        known = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
-        if dtype not in known:
-            raise EmmaError(f"dtype {dtype!r} is not one of {', '.join(known)}")
-        dtype = known[dtype]
+    adapter = read_adapter(folder)
+    base = folder
+    if adapter is not None:
+        base = adapter.find_base(folder)
+        check_is_model(base)
+    quantization = _quantization(bits, adapter)
     try:
-        model = EmmaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        model = _load_weights(base, _dtype(dtype, target), target, quantization)
+        if adapter is not None:
+            inject(model, **adapter.lora)
+            _read_adapter_weights(model, folder / WEIGHTS)
         processor = EmmaProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, SafetensorError) as error:  # a file that cannot be parsed comes as either
         raise EmmaError(
             f"model folder {folder} is damaged: {' '.join(str(error).split())}; copy it again, or train it again"
         ) from error
     return model.to(target).eval(), processor
+
+
+def _load_weights(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantization: str
+) -> EmmaForConditionalGeneration:
+    further = {}
+    if quantization != "none":
+        config = EmmaConfig.from_pretrained(folder, local_files_only=True)
+        further = quantized_loading(config, quantization, dtype, device)
+    return EmmaForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True, **further)
+
+
+@torch.no_grad()
+def _read_adapter_weights(model: EmmaForConditionalGeneration, file: Path) -> None:
+    """Copy LoRA and adapter tensors into a model that LoRA was put into; every name and shape must fit."""
+    stored = load_file(file)
+    wanted = {name: tensor for name, tensor in model.named_parameters() if part_of(name) in ("adapter", "lora")}
+    missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    misshapen = sorted(name for name in wanted.keys() & stored.keys() if wanted[name].shape != stored[name].shape)
+    if missing or extra or misshapen:
+        raise EmmaError(
+            f"{file} does not fit its base and {RECORD}: {len(missing)} missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(misshapen)} of another shape {misshapen[:3]}"
+        )
+    for name, parameter in wanted.items():
+        parameter.copy_(stored[name])
+
+
+def _quantization(bits: int | None, adapter: Adapter | None) -> str:
+    if bits is None:
+        return adapter.quantization if adapter is not None else "none"
+    for quantization, width in BITS.items():
+        if bits == width:
+            return quantization
+    raise EmmaError(f"bits {bits!r} is not one of {', '.join(map(str, sorted(BITS.values())))}")
+
+
+def _dtype(wanted: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    if wanted is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    known = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+    if wanted not in known:
+        raise EmmaError(f"dtype {wanted!r} is not one of {', '.join(known)}")
+    return known[wanted]
 
 
 def _device(wanted: torch.device | str | None) -> torch.device:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import emma
+from emma.checkpoints.adapter import read_adapter
 from emma.errors import EmmaError
 
 PROVENANCE = "provenance.json"
-_PACKAGES = ("torch", "transformers", "open_clip_torch", "accelerate", "deepspeed", "peft", "tokenizers", "safetensors")
+_PACKAGES = (
+    "torch", "transformers", "open_clip_torch", "accelerate", "deepspeed", "peft", "bitsandbytes", "tokenizers",
+    "safetensors",
+)  # fmt: skip
 _CHUNK = 1 << 24
 
 
@@ -59,6 +63,7 @@ def weights_hash(folder: str | Path) -> str:
     """sha256 over names, types, shapes and bytes of all tensors in a folder's safetensors, by name.
 
     It does not depend on how the tensors are spread over files. Reads every byte: some seconds per 10 GB from memory.
+    Of an adapter folder, it stands for the base as well, by its fingerprint and quantisation.
 
     Raises:
         EmmaError: no safetensors there.
@@ -81,6 +86,8 @@ def weights_hash(folder: str | Path) -> str:
             stream.seek(data_starts + start)
             for position in range(start, end, _CHUNK):
                 digest.update(stream.read(min(_CHUNK, end - position)))
+    if (adapter := read_adapter(folder)) is not None:
+        digest.update(f"base {adapter.base_fingerprint} {adapter.quantization}\n".encode())
     return digest.hexdigest()
 
 

@@ -16,8 +16,9 @@ def has_master(parameter: nn.Parameter) -> bool:
 
 
 def numel(parameter: nn.Parameter) -> int:
-    """Number of elements of the whole parameter."""
-    return getattr(parameter, "ds_numel", parameter.numel())
+    """Number of elements of the whole parameter; of a 4-bit one, which packs two in a byte, that of the weights."""
+    packed = getattr(parameter, "quant_state", None)
+    return getattr(parameter, "ds_numel", parameter.numel()) if packed is None else packed.shape.numel()
 
 
 def shape(parameter: nn.Parameter) -> torch.Size:

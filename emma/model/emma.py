@@ -12,6 +12,7 @@ from emma.errors import EmmaError
 from emma.model.alignment import CrossAttentionAlignment, InstructionProjection, LinearAlignment
 from emma.model.configuration import ClipTowerConfig, EmmaConfig
 from emma.model.generation import repeat_images, token_ids_only
+from emma.model.lora import is_lora
 from emma.model.projector import Projector
 from emma.model.towers import ClipTowers
 
@@ -20,10 +21,12 @@ ADAPTER = ["instruction_projection", "alignment", "projector"]
 
 
 def part_of(parameter_name: str) -> str:
-    """Which part a parameter of EMMA belongs to: `towers`, `adapter` (instruction, alignment, projector) or `llm`."""
+    """Which part a parameter belongs to: `towers`, `adapter` (instruction, alignment, projector), `llm` or `lora`."""
     first = parameter_name.split(".", 1)[0]
     if first not in ("towers", *ADAPTER, "llm"):
         raise EmmaError(f"{parameter_name} is no parameter of an EMMA model")
+    if is_lora(parameter_name):
+        return "lora"
     return "adapter" if first in ADAPTER else first
 
 

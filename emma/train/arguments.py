@@ -93,12 +93,24 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
     micro, steps = accumulation(stage, name, world_size())
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     engine: dict[str, Any] = {}
+    zero = 0
     if stage.deepspeed is not None:
-        engine["deepspeed"] = str(deepspeed_file(stage, name, world_size(), micro, steps, bf16))
+        path, zero = deepspeed_file(stage, name, world_size(), micro, steps, bf16)
+        engine["deepspeed"] = str(path)
     if stage.fsdp is not None:
         engine |= {"fsdp": True, "fsdp_config": fsdp_settings(stage, name, cuda)}
     if engine:
         be_alone()
+    splits = "ZeRO-3" if zero == 3 else "FSDP" if stage.fsdp is not None else None
+    if splits and stage.quantization != "none":
+        raise EmmaError(
+            f"{name}.quantization {stage.quantization} does not go with {splits}: it splits every weight over the "
+            "processes, and packed 4- or 8-bit weights cannot be split and gathered. Use one process, DDP "
+            f"({name}.deepspeed=null) or ZeRO-2 ({name}.deepspeed=configs/deepspeed/zero2.json)"
+        )
+    # The other kind compares what forward and recomputation saved. Under ZeRO-3 weights are whole in one and in parts
+    # in the other; with PEFT's layers that stops backward in some versions (huggingface/transformers issue 47254).
+    reentrant = zero == 3 and stage.lora is not None
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": micro,
@@ -112,7 +124,7 @@ def training_arguments(stage: StageRecipe, name: str, folder: Path, seed: int) -
         "use_cpu": not cuda,
         "bf16": bf16,
         checkpointing: stage.gradient_checkpointing,
-        f"{checkpointing}_kwargs": {"use_reentrant": False} if stage.gradient_checkpointing else None,
+        f"{checkpointing}_kwargs": {"use_reentrant": reentrant} if stage.gradient_checkpointing else None,
         "logging_steps": stage.log_every,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from emma.checkpoints.fingerprint import fingerprint
 from emma.errors import EmmaError
 from emma.paths import resolve
 from emma.train.recipe import Recipe
-from emma.train.saving import fingerprint
 
 
 def find_asset(recipe: Recipe, kind: str) -> str:

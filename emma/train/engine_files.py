@@ -26,8 +26,10 @@ def _read(path: Path, key: str) -> dict[str, Any]:
     return content
 
 
-def deepspeed_file(stage: StageRecipe, name: str, world_size: int, micro: int, accumulation: int, bf16: bool) -> Path:
-    """Path of a stage's DeepSpeed file, checked: nothing in it acts behind the recipe's back.
+def deepspeed_file(
+    stage: StageRecipe, name: str, world_size: int, micro: int, accumulation: int, bf16: bool
+) -> tuple[Path, int]:
+    """Path and ZeRO stage of a training stage's DeepSpeed file, checked: nothing in it acts behind the recipe's back.
 
     Raises:
         EmmaError: names file, key, value and remedy.
@@ -65,7 +67,7 @@ def deepspeed_file(stage: StageRecipe, name: str, world_size: int, micro: int, a
             raise EmmaError(f'{name}.deepspeed: {path} has no {key}; add "{key}": "auto"')
         if content.get(key, "auto") not in ("auto", wanted):
             raise refuse(key, content[key], f'but {origin} {wanted}: set it to "auto"')
-    return path
+    return path, number
 
 
 def _enabled(content: dict[str, Any], section: str) -> Any:

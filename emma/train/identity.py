@@ -24,6 +24,8 @@ FREE = (
     "report_to",
     "workers",
 )
+# Settings that change nothing unless they are set: left out then, so that runs from before they existed go on.
+OFF = {"lora": None, "quantization": "none", "adapter_learning_rate": None}
 
 
 def identity(recipe: Recipe, stage: str) -> dict[str, Any]:
@@ -37,7 +39,9 @@ def identity(recipe: Recipe, stage: str) -> dict[str, Any]:
     decisive = {
         "seed": recipe.seed,
         "model": {key: value for key, value in dataclasses.asdict(recipe.model).items() if key != "assets"},
-        stage: {key: value for key, value in settings.items() if key not in FREE},
+        stage: {
+            key: value for key, value in settings.items() if key not in FREE and not (key in OFF and value == OFF[key])
+        },
     }
     if stage == "finetune":
         decisive["init"] = init if init is not None else identity(recipe, "pretrain")

@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from emma.checkpoints.adapter import read_adapter
+from emma.checkpoints.fingerprint import fingerprint
 from emma.checkpoints.seal import is_complete
 from emma.errors import EmmaError
 from emma.paths import resolve
 from emma.train.assets import asset_fingerprints
 from emma.train.identity import identity, recipe_hash
 from emma.train.recipe import Recipe, to_yaml
-from emma.train.saving import STAMP, check_same_run, find_checkpoint, fingerprint
+from emma.train.saving import STAMP, check_same_run, find_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ def run(recipe: Recipe, stage: str, resume: str = "auto") -> Path:
         raise EmmaError(f"nothing to fine-tune: {start} does not exist; {remedy}")
     if start is not None and settings.init is None and not is_complete(start):
         raise EmmaError(f"nothing to fine-tune: {start} is not complete; run --stage pretrain again")
+    if start is not None and read_adapter(start) is not None:
+        raise EmmaError(
+            f"cannot fine-tune {start}, a LoRA adapter: merge it into its base first (python -m emma.checkpoints merge "
+            f"{start} TARGET) and set finetune.init=TARGET"
+        )
     checkpoint = find_checkpoint(folder, resume, stamp)
     if checkpoint is not None:
         logger.info("%s goes on from %s", stage, checkpoint)

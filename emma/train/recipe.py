@@ -60,6 +60,16 @@ class EvalInstructionRecipe(InstructionRecipe):
 
 
 @dataclass
+class LoraRecipe:
+    """Low-rank matrices that are trained in place of the LLM; the defaults are LLaVA-1.5's."""
+
+    rank: int = 128
+    alpha: int = 256  # the product is scaled by alpha / rank
+    dropout: float = 0.05
+    targets: list[str] | None = None  # names of linear layers, such as q_proj; default: all of the LLM's blocks
+
+
+@dataclass
 class StageRecipe:
     """One training stage. Batch sizes count samples; lengths count tokens, visual tokens included."""
 
@@ -68,7 +78,10 @@ class StageRecipe:
     image_mode: str = choice("pad", "square")
     instruction: InstructionRecipe = field(default_factory=InstructionRecipe)
     eval_instruction: EvalInstructionRecipe | None = None  # default: the training text of the current turn
+    lora: LoraRecipe | None = None  # finetune: instead of the whole LLM
+    quantization: str = choice("none", "nf4", "int8")  # of the frozen LLM under LoRA
     learning_rate: float = 2e-5
+    adapter_learning_rate: float | None = None  # finetune: of instruction projection, alignment and projector
     batch_size: int = 128  # samples per optimizer step, over all processes
     micro_batch: int | None = None  # samples per process and forward; default: the whole share of the process
     epochs: float = 1.0
@@ -156,8 +169,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         raise EmmaError(f"config {path}: {_sentence(error)}") from None
     _check_values(result)
     result.source = str(path)
-    if result.pretrain.init is not None:
-        raise EmmaError("pretrain.init: pretraining starts from model.llm and model.clip; only finetune has an init")
+    _check_pretrain(result.pretrain)
     return result
 
 
@@ -275,15 +287,42 @@ def _check_stage(stage: StageRecipe, prefix: str) -> None:
     for name in ("warmup", "weight_decay", "max_grad_norm", "workers"):
         if getattr(stage, name) < 0:
             raise EmmaError(f"{prefix}{name}: {getattr(stage, name)} must not be negative")
-    for name in ("learning_rate", "epochs"):
-        if not getattr(stage, name) > 0:
-            raise EmmaError(f"{prefix}{name}: {getattr(stage, name)} must be positive")
+    for name in ("learning_rate", "adapter_learning_rate", "epochs"):
+        value = getattr(stage, name)
+        if value is not None and not value > 0:
+            raise EmmaError(f"{prefix}{name}: {value} must be positive")
     if stage.deepspeed is not None and stage.fsdp is not None:
         raise EmmaError(
             f"{prefix}deepspeed: {stage.deepspeed} and {prefix}fsdp: {stage.fsdp} exclude each other; set one to null"
         )
+    if stage.lora is not None:
+        _check_lora(stage.lora, f"{prefix}lora.")
+    elif stage.quantization != "none":
+        raise EmmaError(
+            f"{prefix}quantization: {stage.quantization} goes with finetune.lora only, since packed weights cannot be "
+            f"trained themselves; set finetune.lora={{}}, or {prefix}quantization=none"
+        )
     if unknown := set(stage.report_to) - {"wandb", "tensorboard", "trackio"}:
         raise EmmaError(f"{prefix}report_to: {', '.join(sorted(unknown))} is not one of wandb, tensorboard, trackio")
+
+
+def _check_lora(lora: LoraRecipe, prefix: str) -> None:
+    if lora.rank < 1 or lora.alpha < 1:
+        raise EmmaError(f"{prefix}rank {lora.rank} and {prefix}alpha {lora.alpha} must be positive")
+    if not 0 <= lora.dropout < 1:
+        raise EmmaError(f"{prefix}dropout: {lora.dropout:g} must be at least 0 and below 1")
+    if lora.targets is not None and not lora.targets:
+        raise EmmaError(f"{prefix}targets is empty; name linear layers, or leave it out for all of them")
+
+
+def _check_pretrain(stage: PretrainRecipe) -> None:
+    """Settings that have a meaning in fine-tuning only."""
+    if stage.init is not None:
+        raise EmmaError("pretrain.init: pretraining starts from model.llm and model.clip; only finetune has an init")
+    if stage.lora is not None:
+        raise EmmaError("pretrain.lora: stage 1 leaves the LLM as it is; set finetune.lora")
+    if stage.adapter_learning_rate is not None:
+        raise EmmaError("pretrain.adapter_learning_rate: stage 1 trains nothing else; set pretrain.learning_rate")
 
 
 def to_yaml(recipe: Recipe) -> str:

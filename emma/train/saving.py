@@ -1,6 +1,5 @@
 """Checkpoint folders on disk: written under a temporary name, sealed, found and rotated. No torch."""
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,6 @@ logger = logging.getLogger(__name__)
 STAMP = "stamp.json"
 PARTIAL = ".partial"
 _NAME = re.compile(r"checkpoint-(\d+)")
-_EDGE = 1 << 20
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -64,22 +62,6 @@ def rotate(stage_folder: Path, keep: int) -> None:
         remove(path)
     for path in stage_folder.glob(f"checkpoint-*{PARTIAL}"):
         shutil.rmtree(path)
-
-
-def fingerprint(folder: Path) -> str:
-    """Identity of a folder of weights without reading them whole: names, sizes, first and last MiB of each file."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".model", ".json", ".gz")):
-        if path.name == SEAL:
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(_EDGE))
-            if size > _EDGE:
-                file.seek(max(_EDGE, size - _EDGE))
-                digest.update(file.read(_EDGE))
-    return digest.hexdigest()[:16]
 
 
 def mismatch(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The work of a stage from first to last: processes, data, model, table, training, the finished model folder."""
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -11,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from emma.checkpoints import provenance
+from emma.checkpoints.adapter import Adapter
 from emma.checkpoints.folder import save_folder
 from emma.checkpoints.seal import is_complete
 from emma.data.collate import Collator
@@ -34,7 +36,7 @@ from emma.train.saving import checkpoints, mismatch
 from emma.train.signals import StopRequest
 from emma.train.stages import build_initial, freeze_table, load_for_stage, processor_for_stage
 from emma.train.trainer import EmmaTrainer
-from emma.train.weights import whole_state
+from emma.train.weights import gather_trainable, whole_state
 from emma.train.work import batch_flops
 
 logger = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ def train_stage(
             sampler=sampler,
             collator=Collator(processor, packing),
             loss_norm=settings.loss_norm,
+            adapter_learning_rate=settings.adapter_learning_rate,
             keep=settings.keep,
             records=records,
             initial=initial,
@@ -190,6 +193,8 @@ def describe(
     per_sample = sum(supervised) / len(supervised)
     images = int(sampler.has_image.sum())
     tokens = sampler.lengths.mean()
+    own_rate = settings.adapter_learning_rate
+    adapter_rate = "" if own_rate is None else f" (adapter {own_rate:g})"
     return [
         f"{recipe.name}: {stage}",
         *freeze_table(model),
@@ -200,7 +205,8 @@ def describe(
         f"supervised tokens: about {per_sample * sampler.batch_size:,.0f} per step "
         f"({per_sample:.1f} per sample, mean of {len(supervised)})",
         f"steps: {sampler.total_steps:,} = {sampler.total_steps / sampler.steps_per_epoch:.2f} epochs of "
-        f"{sampler.steps_per_epoch:,}; learning rate {settings.learning_rate:g}, {settings.schedule}",
+        f"{sampler.steps_per_epoch:,}; learning rate {settings.learning_rate:g}{adapter_rate}, "
+        f"{settings.schedule}",
     ]
 
 
@@ -212,15 +218,23 @@ def _finish(
     processor: EmmaProcessor,
     facts: dict[str, Any],
 ) -> None:
-    """Save the finished model as one self-contained folder; it gets its name when it is complete."""
-    state = whole_state(trainer.model, trainer.args.bf16, main=trainer.is_world_process_zero())
-    if state is not None:
+    """Save the finished model as one self-contained folder, or, with LoRA, as an adapter folder on the one it began at.
+
+    It gets its name when it is complete.
+    """
+    lora, main = recipe.stage(facts["stage"]).lora, trainer.is_world_process_zero()
+    state = gather_trainable(trainer.model, main) if lora else whole_state(trainer.model, trainer.args.bf16, main)
+    if main:
         target, partial = folder / "model", folder / "model.partial"
         if partial.exists():
             shutil.rmtree(partial)
         parent = str(start) if start else {"llm": recipe.model.llm, "clip": recipe.model.clip}
         facts = provenance.collect() | facts | {"parent": parent}
-        save_folder(partial, trainer.model, processor, facts, to_yaml(recipe), state_dict=state)
+        adapter = None
+        if lora and start:
+            quantization = recipe.stage(facts["stage"]).quantization
+            adapter = Adapter.of(target, start, dataclasses.asdict(lora), quantization, facts["run"]["start"])
+        save_folder(partial, trainer.model, processor, facts, to_yaml(recipe), state_dict=state, adapter=adapter)
         if target.exists():
             set_aside(target)
         partial.rename(target)

@@ -15,6 +15,8 @@ from emma.checkpoints.folder import check_is_model, load_folder, save_folder
 from emma.checkpoints.sharded import numel
 from emma.errors import EmmaError
 from emma.model import EmmaConfig, EmmaForConditionalGeneration, part_of, read_clip
+from emma.model.lora import inject, is_lora
+from emma.model.quantization import BITS
 from emma.processing.instruction import find_clip_bpe
 from emma.processing.processor import EmmaProcessor
 from emma.train.assets import find_asset
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINED = {"pretrain": ("adapter",), "finetune": ("adapter", "llm")}
+TRAINED = {"pretrain": ("adapter",), "finetune": ("adapter", "llm"), "lora": ("adapter", "lora")}
 
 
 def stage_processor(config, tokenizer, stage: StageRecipe, clip_bpe: bytes | None = None) -> EmmaProcessor:
@@ -78,8 +80,9 @@ def load_for_stage(
 ) -> EmmaForConditionalGeneration:
     """The model of a stage, frozen as it wants, in the dtypes that it wants. Under ZeRO-3 all processes load together.
 
-    Dtypes: all float32, except that with bf16 everything frozen is stored in bfloat16. Trainable tensors are float32
-    master weights; with bf16 their products run in bfloat16 under autocast.
+    Dtypes: all float32, except that with bf16 everything frozen is stored in bfloat16, and that a frozen LLM is
+    quantised where the recipe says so. Trainable tensors are float32 master weights; with bf16 their products run in
+    bfloat16 under autocast.
 
     Args:
         device: None: ZeRO-3 says where the weights go.
@@ -88,23 +91,28 @@ def load_for_stage(
     Raises:
         EmmaError: the folder holds another architecture than the recipe asks for.
     """
+    settings = recipe.stage(stage)
+    trained = TRAINED["lora" if settings.lora else stage]
     frozen_dtype = torch.bfloat16 if bf16 else torch.float32
-    llm_dtype = torch.float32 if "llm" in TRAINED[stage] and not engine_masters else frozen_dtype
-    model, _ = load_folder(folder, dtype=llm_dtype, device=device or "cpu")
+    llm_dtype = torch.float32 if "llm" in trained and not engine_masters else frozen_dtype
+    model, _ = load_folder(folder, dtype=llm_dtype, device=device or "cpu", bits=BITS[settings.quantization])
     for key in ("alignment", "text_layer", "projector"):
         wanted, found = getattr(recipe.model, key), getattr(model.config, key)
         if wanted != found:
             raise EmmaError(f"model.{key} is {wanted!r}, but {folder} holds a model with {found!r}")
+    if settings.lora:
+        dtype = frozen_dtype if engine_masters else torch.float32
+        inject(model, **dataclasses.asdict(settings.lora), seed=recipe.seed, dtype=dtype)
     if not engine_masters:
         model.towers.to(frozen_dtype)
-    freeze(model, stage, engine_masters)
+    freeze(model, trained, engine_masters)
     return model.train()
 
 
-def freeze(model: EmmaForConditionalGeneration, stage: str, engine_masters: bool = False) -> None:
-    """Make exactly the stage's parts trainable. After loading: transformers unfreezes what it loads."""
+def freeze(model: EmmaForConditionalGeneration, trained: tuple[str, ...], engine_masters: bool = False) -> None:
+    """Make exactly these parts trainable. After loading: transformers unfreezes what it loads."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in TRAINED[stage])
+        parameter.requires_grad_(part_of(name) in trained)
         if parameter.requires_grad and parameter.dtype != torch.float32 and not engine_masters:
             raise EmmaError(f"{name} is trainable but {parameter.dtype}: master weights must be float32")
 
@@ -113,9 +121,10 @@ def freeze_table(model: nn.Module) -> list[str]:
     """One line per part: what it is, trained or frozen, tensors, parameters, dtype."""
     rows = [("part", "state", "tensors", "parameters", "dtype")]
     everything = list(model.named_parameters())
-    for part in dict.fromkeys(name.split(".", 1)[0] for name, _ in everything):
-        parameters = [parameter for name, parameter in everything if name.split(".", 1)[0] == part]
-        rows.append((part, *_summary(parameters)))
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in everything:
+        parts.setdefault("lora" if is_lora(name) else name.split(".", 1)[0], []).append(parameter)
+    rows += [(part, *_summary(parameters)) for part, parameters in parts.items()]
     trained_count = sum(numel(parameter) for _, parameter in everything if parameter.requires_grad)
     total = sum(numel(parameter) for _, parameter in everything)
     rows.append(("all", *_summary([parameter for _, parameter in everything])))

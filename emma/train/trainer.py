@@ -18,7 +18,7 @@ from emma.data.collate import Collator
 from emma.data.dataset import TrainingDataset
 from emma.data.sampler import StepSampler
 from emma.errors import EmmaError
-from emma.model import EmmaForConditionalGeneration
+from emma.model import EmmaForConditionalGeneration, part_of
 from emma.plan.hardware import device_peak
 from emma.train.engine import write_record
 from emma.train.guards import ChangeCheck, agree, check_gradient, check_launch, check_loss
@@ -40,6 +40,7 @@ class EmmaTrainer(Trainer):
         dataset, sampler, collator: the stage's data; the sampler decides which samples an optimizer step sees.
         loss_norm: `global` (all supervised tokens of the optimizer step weigh the same) or `microbatch` (mean of the
             means).
+        adapter_learning_rate: of instruction projection, alignment and projector; None: that of the rest.
         keep: newest complete checkpoints that stay.
         records: small text files that every checkpoint carries, by name.
         initial: the model folder that `model` was loaded from.
@@ -56,6 +57,7 @@ class EmmaTrainer(Trainer):
         sampler: StepSampler,
         collator: Collator,
         loss_norm: str,
+        adapter_learning_rate: float | None,
         keep: int,
         records: dict[str, str],
         stop: StopRequest,
@@ -77,6 +79,7 @@ class EmmaTrainer(Trainer):
         on_gpu_in_bf16 = args.device.type == "cuda" and args.bf16
         peak = device_peak(torch.cuda.get_device_name(args.device)) if on_gpu_in_bf16 else None
         self.throughput = Throughput(args.world_size, peak)
+        self.adapter_learning_rate = adapter_learning_rate
         self.step_ids: list[str] = []
         self.remove_callback(PrinterCallback)
         self.add_callback(_Flow(self))
@@ -148,6 +151,21 @@ class EmmaTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs["model"], True, num_items_in_batch)
         check_loss(loss, inputs["ids"], self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer; each group split in two where the adapter has a learning rate of its own."""
+        optimizer = super().create_optimizer(model)
+        if self.adapter_learning_rate is None:
+            return optimizer
+        adapter = {id(p) for name, p in self.model.named_parameters() if part_of(name) == "adapter"}
+        groups = []
+        for rate, of_adapter in ((self.args.learning_rate, False), (self.adapter_learning_rate, True)):
+            for group in optimizer.param_groups:
+                parameters = [p for p in group["params"] if (id(p) in adapter) == of_adapter]
+                if parameters:
+                    groups.append({**group, "params": parameters, "lr": rate})
+        optimizer.param_groups = groups
+        return optimizer
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -98,8 +98,8 @@ def set_masters(model: nn.Module, folder: Path) -> None:
                     set_full_value(parameters[name], stored.get_tensor(name))
 
 
-def whole_state(model: nn.Module, bf16: bool, main: bool) -> dict[str, torch.Tensor] | None:
-    """All weights as a finished model stores them, for the process with `main`, else None.
+def whole_state(model: nn.Module, bf16: bool, main: bool) -> dict[str, torch.Tensor]:
+    """All weights as a finished model stores them, for the process with `main`; empty for others.
 
     The adapter is stored in float32; with `bf16` all else that is floating point in bfloat16.
     """
@@ -116,4 +116,4 @@ def whole_state(model: nn.Module, bf16: bool, main: bool) -> dict[str, torch.Ten
         if main:
             value = value.cpu().contiguous()
             state |= dict.fromkeys([first, *others], value)
-    return state if main else None
+    return state

@@ -12,7 +12,13 @@ from emma.train.stages import TRAINED
 
 def learned(recipe: Recipe, stage: str) -> Trained:
     """What of the model a stage trains, as the closed forms want it."""
-    return Trained(llm="llm" in TRAINED[stage])
+    settings = recipe.stage(stage)
+    if settings.lora is None:
+        return Trained(llm="llm" in TRAINED[stage])
+    targets = None if settings.lora.targets is None else tuple(settings.lora.targets)
+    return Trained(
+        llm=False, lora_rank=settings.lora.rank, lora_targets=targets, quantized=settings.quantization != "none"
+    )
 
 
 def batch_flops(recipe: Recipe, stage: str, config: EmmaConfig) -> Callable[[dict[str, Any]], int]:

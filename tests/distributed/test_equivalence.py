@@ -4,22 +4,17 @@ Tolerances: float32, and only the order of sums differs between numbers of ranks
 the weights after 20 steps of AdamW at 1e-3 to 1e-5 (measured: 1.2e-7).
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from rank_jobs import torchrun, write_deepspeed_files
 from ranks import interleaved
 from train_runs import assert_same_model, log_lines, part, weights
 
 from emma.train import load_recipe, run
 
-RANKS = Path(__file__).with_name("ranks.py")
-CONFIGS = Path(__file__).parents[2] / "configs" / "deepspeed"
 STAGES = ("pretrain", "finetune")
 STEPS = 20
 MODES = {
@@ -34,33 +29,6 @@ MODES = {
     ],
 }
 ENGINES = ("ddp", "zero2", "zero3")
-
-
-def write_deepspeed_files(folder: Path) -> None:
-    """The shipped files, but with every parameter partitioned: tiny ones would all stay whole otherwise."""
-    for name in ("zero2", "zero3"):
-        config = json.loads((CONFIGS / f"{name}.json").read_text())
-        if name == "zero3":
-            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        (folder / f"{name}.json").write_text(json.dumps(config))
-
-
-def torchrun(jobs: list[dict], folder: Path, ranks: int, seconds: int) -> tuple[int, str, list[list[dict]]]:
-    """Run jobs on so many ranks within a time limit; exit code, output, and outcomes by job and rank."""
-    for old in folder.glob("jobs*"):
-        old.unlink()
-    file = folder / "jobs.json"
-    file.write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(RANKS.parents[2])}
-    done = subprocess.run(
-        [*command, str(RANKS), str(file)], capture_output=True, text=True, timeout=seconds, env=environment, check=False
-    )
-    output = done.stdout + done.stderr
-    (folder / f"output-{ranks}.txt").write_text(output)
-    files = [folder / f"jobs-rank{rank}.jsonl" for rank in range(ranks)]
-    outcomes = [[json.loads(line) for line in f.read_text().splitlines()] if f.is_file() else [] for f in files]
-    return done.returncode, output, [list(of_job) for of_job in zip(*outcomes, strict=True)]
 
 
 class Jobs:
