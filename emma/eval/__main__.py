@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--annotations", required=True, metavar="DIR", help="the benchmark's files as downloaded")
     score.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
     score.add_argument("--output", metavar="FILE.json", help="write the JSON object there too")
+    score.add_argument("settings", nargs="*", metavar="key=value", help="the benchmark's own settings")
     report = commands.add_parser("report", help="one table from the reports of several runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="report.json, or a folder above some")
     report.add_argument("--output", metavar="FILE.md", help="write the table there too")
@@ -71,10 +72,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parsed arguments; argparse gives up on words that stand after options, so these are added to `rest` here."""
     whole = parser()
     parsed, words = whole.parse_known_args(arguments)
-    if words and (parsed.command != "run" or any(word.startswith("-") for word in words)):
+    if words and (parsed.command == "report" or any(word.startswith("-") for word in words)):
         whole.error(f"unrecognized arguments: {' '.join(words)}")
     if parsed.command == "run":
         parsed.rest += words
+    elif parsed.command == "score":
+        parsed.settings += words
     return parsed
 
 
@@ -167,7 +170,14 @@ def score(arguments: argparse.Namespace) -> None:
     annotations = Path(arguments.annotations)
     if not annotations.is_dir():
         raise EmmaError(f"--annotations {annotations}: no such folder")
-    result = score_report(find_benchmark(arguments.benchmark), annotations, Path(arguments.predictions))
+    settings = {}
+    for word in arguments.settings:
+        key, equals, value = word.partition("=")
+        if not equals or key in settings:
+            raise EmmaError(f"{word!r}: expected key=value, each key once")
+        settings[key] = value
+    benchmark = find_benchmark(arguments.benchmark)
+    result = score_report(benchmark, annotations, Path(arguments.predictions), settings)
     text = json.dumps(result, indent=2, ensure_ascii=False)
     print(text)
     _write(arguments.output, text + "\n")

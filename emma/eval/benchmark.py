@@ -4,10 +4,12 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from emma.errors import EmmaError
-from emma.eval.answers import Answer
+from emma.eval.pictures import Picture
 from emma.eval.scoring.score import Score
+from emma.eval.settings import Setting
 from emma.paths import resolve
 
 WORLD_FOLDER = "playground/data/world"
@@ -17,30 +19,36 @@ IMAGE_CONTROLS = ("none", "blank")
 @dataclass(frozen=True)
 class Item:
     """One question. `prompt` is the whole user turn without the image token; `question` is the declared question
-    field, from which the checkpoint's instruction rule takes the text for the CLIP text tower."""
+    field, from which the checkpoint's instruction rule takes the text for the CLIP text tower. `category` is the group
+    that it is reported under, where there are groups."""
 
     id: str
     question: str
     prompt: str
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
+    category: str | None = None
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark is its reader, its prompt (both in `items`), its scorer and the length of an answer.
 
-    `items(data, images)` reads the folder `data` as downloaded; `images` is the image folder when it is elsewhere.
-    `score(data, answers)` reads the annotations alone, no image, and is what `python -m emma.eval score` calls.
+    `items(data, images, **settings)` reads the folder `data` as downloaded; `images` is the image folder when it is
+    elsewhere. `score(data, answers, **settings)` reads the annotations alone, no image, and is what
+    `python -m emma.eval score` calls. Each takes the `settings` that affect it. `several_images` says how a question's
+    pictures reach the model: `one_by_one`, or pasted `side_by_side` on black (as the released EMMA does).
     """
 
     name: str
     title: str
     files: str
-    items: Callable[[Path, Path | None], list[Item]]
-    score: Callable[[Path, list[Answer]], Score]
+    items: Callable[..., list[Item]]
+    score: Callable[..., Score]
     scorer: str
     scorer_version: int
     max_new_tokens: int
+    settings: tuple[Setting, ...] = ()
+    several_images: Literal["one_by_one", "side_by_side"] = "one_by_one"
 
 
 def find_benchmark(name: str) -> Benchmark:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ from emma.eval.answers import read_answers
 from emma.eval.benchmark import Benchmark, is_world, title
 from emma.eval.predictions import Predictions, write_json
 from emma.eval.scoring.score import Score
+from emma.eval.settings import choose, for_part
 
 
-def score_report(benchmark: Benchmark, data: Path, answers: Path) -> dict[str, Any]:
+def score_report(
+    benchmark: Benchmark, data: Path, answers: Path, settings: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Score an answers file: reads `data` and `answers` only, no model and no image."""
-    score = benchmark.score(data, read_answers(answers))
-    return {"benchmark": benchmark.name, "title": title(benchmark, data)} | _scored(benchmark, score)
+    chosen = choose(benchmark.settings, settings or {}, benchmark.title)
+    score = benchmark.score(data, read_answers(answers), **for_part(benchmark.settings, chosen, "score"))
+    head = {"benchmark": benchmark.name, "title": title(benchmark, data)}
+    return head | _scored(benchmark, score) | {"settings": for_part(benchmark.settings, chosen, "score")}
 
 
 def _scored(benchmark: Benchmark, score: Score) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from emma.errors import EmmaError
 from emma.eval.answers import read_answers
 from emma.eval.benchmark import Benchmark, Item, check_image_control, find_benchmark, title
+from emma.eval.pictures import describe, open_picture
 from emma.eval.predictions import Predictions
 from emma.eval.report import write_report
 
@@ -102,9 +103,9 @@ def questions_hash(benchmark: Benchmark, items: list[Item]) -> str:
     for item in sorted(items, key=lambda item: item.id):
         pictures = []
         for path in item.images:
-            if path.is_file():
-                pictures.append((path.name, path.stat().st_size))
-            else:
+            try:
+                pictures.append(describe(path))
+            except FileNotFoundError:
                 missing.append(f"{path} (question {item.id})")
         rows.append((item.id, item.prompt, item.question, pictures))
     if missing:
@@ -163,13 +164,11 @@ def encode(item: Item, processor: "EmmaProcessor", image_control: str) -> tuple[
     makes of the benchmark's question field. Raises `EmmaError` for an unreadable image."""
     from PIL import Image
 
-    from emma.processing.images import open_image
-
     if image_control == "blank":
         colour = tuple(round(255 * channel) for channel in processor.image_mean)
         pictures = [Image.new("RGB", (processor.image_size, processor.image_size), colour) for _ in item.images]
     else:
-        pictures = [open_image(path) for path in item.images]
+        pictures = [open_picture(picture) for picture in item.images]
     instruction = processor.eval_instruction.apply(item.question) if processor.instruction_aware else None
     messages = [{"role": "user", "content": item.prompt}]
     inputs = processor.encode_prompt(messages, pictures, instruction=instruction)
