@@ -1,6 +1,7 @@
 """EMMA: an instruction-aware vision-language model with early fusion of image and prompt."""
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from emma.processing.processor import EmmaProcessor
 
 __all__ = ["EmmaConfig", "EmmaForConditionalGeneration", "EmmaProcessor", "load"]
+
+# Says at every import on a CPU that it has no fast 4-bit kernel, to whoever has it installed for something else.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # Where the public names live; they are imported on first use, so that `--help` need not wait for torch.
 _HOMES = {

@@ -122,7 +122,7 @@ def train_stage(
     if stop.received:
         saved = checkpoints(folder)
         stopped = TrainingStopped(stop.received, saved[max(saved)] if saved else None)
-        logger.warning("%s", stopped)
+        logger.info("%s", stopped)
         raise stopped
 
 

@@ -169,7 +169,7 @@ def test_a_deepspeed_file_that_contradicts_the_recipe_is_refused(tmp_path, conte
 def test_deepspeed_files_that_agree_with_the_recipe_pass(tmp_path):
     agreeing = {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 4}
     optimizer = {"type": "AdamW", "params": {"lr": "auto", "torch_adam": True}}
-    assert with_deepspeed(tmp_path, SHIPPED | agreeing | {"optimizer": optimizer}) == tmp_path / "ds.json"
+    assert with_deepspeed(tmp_path, SHIPPED | agreeing | {"optimizer": optimizer}) == (tmp_path / "ds.json", 2)
     for file in sorted((project_root() / "configs/deepspeed").glob("*.json")):
         with_deepspeed(tmp_path, file.read_text())
 

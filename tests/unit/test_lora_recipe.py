@@ -66,11 +66,12 @@ def test_settings_that_do_not_go_together(file, overrides, message):
         load_recipe(file, overrides)
 
 
-def test_quantised_weights_are_not_split(file, tmp_path):
+def test_quantised_weights_are_not_split(file, tmp_path, monkeypatch):
+    monkeypatch.setattr("emma.train.arguments.fsdp_settings", lambda stage, name, cuda: {})  # refuses a CPU before
     overrides = ["finetune.lora={}", "finetune.quantization=nf4"]
     for more, engine in (
         (f"finetune.deepspeed={CONFIGS}/deepspeed/zero3.json", "ZeRO-3"),
-        ("finetune.trainer.fsdp=full_shard", "FSDP"),
+        (f"finetune.fsdp={CONFIGS}/fsdp2.json", "FSDP"),
     ):
         stage = load_recipe(file, [*overrides, more]).finetune
         with pytest.raises(
@@ -81,9 +82,14 @@ def test_quantised_weights_are_not_split(file, tmp_path):
 
 def test_a_file_that_is_not_deepspeed_s(file, tmp_path):
     stage = load_recipe(file, [f"finetune.deepspeed={tmp_path}/ds.json"]).finetune
-    for text in ("{", "[]", '{"zero_optimization": 3}', '{"zero_optimization": {"stage": "auto"}}'):
+    for text, reason in (
+        ("{", "is not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"zero_optimization": 3}', r"zero_optimization\.stage is null"),
+        ('{"zero_optimization": {"stage": "auto"}}', r'zero_optimization\.stage is "auto"'),
+    ):
         (tmp_path / "ds.json").write_text(text)
-        with pytest.raises(EmmaError, match=r"finetune\.deepspeed: .*ds\.json is no DeepSpeed configuration"):
+        with pytest.raises(EmmaError, match=rf"finetune\.deepspeed: .*ds\.json:? {reason}"):
             training_arguments(stage, "finetune", tmp_path, 0)
 
 

@@ -64,7 +64,8 @@ def test_table_of_7b(capsys):
 
 
 def test_json_of_7b_has_the_first_setting_that_fits(capsys, uncounted):
-    made = plan_json(capsys, SEVEN_B, "model.assets=nowhere", "--gpu", "a100", "--mfu", "0.5")
+    plain = ("finetune.deepspeed=null", "--gpu", "a100", "--mfu", "0.5")
+    made = plan_json(capsys, SEVEN_B, "model.assets=nowhere", *plain)
     tuned = made["stages"]["finetune"]
     assert not tuned["as_written"]["fits"], "AdamW's states of 7 B alone take 50 GiB"
     first = tuned["first_that_fits"]["overrides"]
