@@ -1,5 +1,6 @@
 """Hugging Face's Trainer with our own order of samples, loss normalisation, guards and checkpoints."""
 
+import json
 import logging
 import shutil
 import time
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from emma.data.collate import Collator
@@ -243,10 +244,23 @@ class EmmaTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
-            return super()._save_optimizer_and_scheduler(output_dir)
+            super()._save_optimizer_and_scheduler(output_dir)
+            return self._forget_zero_step(self.state.global_step)
         self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
         if self.is_world_process_zero():
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            self._forget_zero_step(state["global_step"])
+
+    def _forget_zero_step(self, global_step: int) -> None:
+        """FSDP: torch makes an optimizer without state step once with zero gradients before it saves or loads it, and
+        AdamW's bias correction would count that step for the rest of the run."""
+        if self.is_fsdp_enabled and global_step == 0:
+            self.optimizer.state.clear()
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None):
         if not self.is_deepspeed_enabled:

@@ -3,6 +3,7 @@
 Starting two ranks costs half a minute of imports, whatever they compute; so one start does many runs. Each job is
 `{"recipe", "stage", "overrides", "resume"?, ...}`; what came of it is written as json lines by every rank. Also:
 `dies`: it breaks off at the end of this step, before anything is saved for it; `killed`: [step, rank], by `kill -9`;
+`fsdp`: accelerate is made to shard on a CPU;
 `disk_full`: the disk has no space from this step on; `interleaved`: a step has images on even ranks, only text on odd.
 """
 
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -56,12 +57,42 @@ def breaking_off(job: dict, rank: int):
     if "disk_full" in job:
         weights.save_file = full
     try:
-        with interleaved() if job.get("interleaved") else nullcontext():
+        patches = [fsdp_on_cpu()] if job.get("fsdp") else []
+        patches += [interleaved()] if job.get("interleaved") else []
+        with ExitStack() as stack:
+            for patch in patches:
+                stack.enter_context(patch)
             yield
     except Died:
         pass
     finally:
         EmmaTrainer._maybe_log_save_evaluate, weights.save_file = original, save
+
+
+@contextmanager
+def fsdp_on_cpu():
+    """accelerate shards on GPUs only, and elsewhere it is silently DDP; here it is made to take gloo ranks for GPUs."""
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    import emma.train.arguments as arguments
+
+    original_init, original_settings = AcceleratorState.__init__, arguments.fsdp_settings
+
+    def init(self, *args, fsdp_plugin=None, **kwargs):
+        original_init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.FSDP
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = init
+    arguments.fsdp_settings = lambda stage, name, cuda: original_settings(stage, name, True)
+    try:
+        yield
+    finally:
+        AcceleratorState.__init__, arguments.fsdp_settings = original_init, original_settings
 
 
 @contextmanager
