@@ -12,6 +12,7 @@ from emma.errors import EmmaError
 from emma.model.alignment import CrossAttentionAlignment, InstructionProjection, LinearAlignment
 from emma.model.configuration import ClipTowerConfig, EmmaConfig
 from emma.model.generation import repeat_images, token_ids_only
+from emma.model.inputs import check_images, check_placeholders
 from emma.model.lora import is_lora
 from emma.model.projector import Projector
 from emma.model.towers import ClipTowers
@@ -144,7 +145,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             EmmaError: pixels or instructions of another size than the towers take.
         """
-        self._check_images(pixel_values, instruction_ids, vision_features)
+        check_images(self.config, pixel_values, instruction_ids, vision_features)
         visual, text = self.towers(pixel_values, instruction_ids, vision_features)
         visual = visual.to(self.projector.dtype)
         if text is None:
@@ -183,7 +184,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image = input_ids == self.config.image_token_id
         given = pixel_values if vision_features is None else vision_features
         images = 0 if given is None else given.shape[0]
-        self._check_placeholders(is_image, images)
+        check_placeholders(self.config, is_image, images)
         # The placeholder id has no row in the embedding table; any valid id will do for the look-up.
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if images == 0:
@@ -277,53 +278,6 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixels = torch.zeros(1, 3, clip.image_size, clip.image_size, device=self.device)
         instruction = torch.zeros(1, clip.context_length, dtype=torch.long, device=self.device)
         return 0 * self.encode(pixels, instruction)["projected"].float().sum()
-
-    def _check_images(
-        self,
-        pixel_values: torch.Tensor | None,
-        instruction_ids: torch.Tensor | None,
-        vision_features: torch.Tensor | None,
-    ) -> None:
-        clip = self.config.tower_config
-        row: tuple[int, ...]
-        if vision_features is not None:
-            name, given, row, verb = (
-                "vision_features",
-                vision_features,
-                (clip.num_visual_tokens, clip.vision_width),
-                "give",
-            )
-        elif pixel_values is not None:
-            name, given, row, verb = "pixel_values", pixel_values, (3, clip.image_size, clip.image_size), "take"
-        else:
-            raise EmmaError("no images: give pixel_values or vision_features")
-        if tuple(given.shape[1:]) != row:
-            raise EmmaError(
-                f"{name} has shape {tuple(given.shape)}, but the towers {verb} [images, {', '.join(map(str, row))}]: "
-                "preprocess with this model's processor"
-            )
-        images = given.shape[0]
-        if self.config.alignment != "none":
-            shape = None if instruction_ids is None else tuple(instruction_ids.shape)
-            if shape != (images, clip.context_length):
-                raise EmmaError(
-                    f"instruction_ids has shape {shape}, but {images} images need "
-                    f"[{images}, {clip.context_length}]: one instruction row for every image"
-                )
-
-    def _check_placeholders(self, is_image: torch.Tensor, images: int) -> None:
-        tokens = self.config.tower_config.num_visual_tokens
-        placeholders = is_image.sum(1).tolist()
-        for row, count in enumerate(placeholders):
-            if count % tokens:
-                raise EmmaError(
-                    f"row {row} has {count} image placeholders, not a multiple of {tokens} (one image): "
-                    "was the prompt cut or made by another model's processor?"
-                )
-        if sum(placeholders) != images * tokens:
-            raise EmmaError(
-                f"{images} images need {images * tokens} image placeholders, but the rows hold {placeholders}"
-            )
 
     # ------------------------------------------------------------------------------- what transformers asks for
 
