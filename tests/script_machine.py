@@ -1,6 +1,7 @@
 """A machine for tests of the shell scripts: a copy of them, and a fake `python` that writes its arguments to a log."""
 
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -82,6 +83,8 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A test run in the background ignores Ctrl-C, and a shell cannot trap what was ignored when it began.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     @property

@@ -132,7 +132,8 @@ def test_accelerate_launch_with_deepspeed(assets, tmp_path, alone):
 
 
 def test_the_deepspeed_launcher(assets, tmp_path, alone):
-    launcher = [PROGRAMS / "deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--module"]
+    # Through python: its own first line cannot name an interpreter whose path has a space.
+    launcher = [sys.executable, PROGRAMS / "deepspeed", "--num_gpus", 2, "--master_port", free_port(), "--module"]
     said = train(launcher, assets, tmp_path, ZERO2)
     assert_two_ranks_trained(said, tmp_path / "pretrain", alone)
 
