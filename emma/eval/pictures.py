@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,38 @@ def describe(picture: Picture) -> tuple[str, int]:
     if isinstance(picture, Path):
         return picture.name, picture.stat().st_size
     return picture.name, picture.size
+
+
+def in_parquet(path: Path, column: str) -> list[list[Embedded]]:
+    """The pictures of each row in a column of image structs, or of lists of them; empty where a cell is null.
+
+    Bytes are read when a picture is opened, a row group at a time, and not kept: only their number is counted here.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    if column not in file.schema_arrow.names:
+        return [[] for _ in range(file.metadata.num_rows)]
+    rows: list[list[Embedded]] = []
+    for group in range(file.num_row_groups):
+        for row, cell in enumerate(_cells(path, group, column)):
+            structs = cell if isinstance(cell, list) else [cell] if cell is not None else []
+            rows.append([])
+            for number, struct in enumerate(structs):
+                name = f"{struct.get('path') or f'{path.stem}-{group}-{row}-{column}'}#{number}"
+                read = partial(_bytes, path, group, column, row, number)
+                rows[-1].append(Embedded(name, len(struct.get("bytes") or b""), read))
+    _cells.cache_clear()
+    return rows
+
+
+@lru_cache(maxsize=4)
+def _cells(path: Path, group: int, column: str) -> list[Any]:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read_row_group(group, columns=[column])[column].to_pylist()
+
+
+def _bytes(path: Path, group: int, column: str, row: int, number: int) -> bytes:
+    cell = _cells(path, group, column)[row]
+    return (cell[number] if isinstance(cell, list) else cell)["bytes"]

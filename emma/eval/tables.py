@@ -15,16 +15,19 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".tsv", ".csv")
 def find_files(data: Path, patterns: Sequence[str], what: str) -> list[Path]:
     """The files of the first pattern that matches any in `data`, in order of name (shards of one table).
 
-    A pattern `test-*.parquet` also finds its twins `test-*.jsonl`: the same rows without the pictures.
+    A pattern `test-*.parquet` also finds twins `test-*.jsonl`, the same rows without the pictures, of files that are not
+    there themselves.
 
     Raises:
         EmmaError: none; names the patterns.
     """
     for pattern in patterns:
-        stem = pattern.removesuffix(".parquet")
-        for candidate in (pattern, f"{stem}.jsonl") if stem != pattern else (pattern,):
-            if files := sorted(path for path in Path(data).glob(candidate) if path.is_file()):
-                return files
+        found = {path.with_suffix(""): path for path in Path(data).glob(pattern) if path.is_file()}
+        if pattern.endswith(".parquet"):
+            twins = Path(data).glob(pattern.removesuffix(".parquet") + ".jsonl")
+            found = {path.with_suffix(""): path for path in twins if path.is_file()} | found
+        if found:
+            return [found[stem] for stem in sorted(found)]
     raise EmmaError(f"no {what} in {data}: expected {' or '.join(patterns)}")
 
 

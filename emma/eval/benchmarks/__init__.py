@@ -1,7 +1,40 @@
 """One declaration for each benchmark; `BENCHMARKS` maps the names of the command line to them."""
 
-from emma.eval.benchmarks import gqa, mmvp, okvqa, pope, textvqa, vizwiz, vqav2, world
+from emma.eval.benchmarks import (
+    abench,
+    gqa,
+    mathvista,
+    mmbench_cn,
+    mmbench_en,
+    mmmu,
+    mmvp,
+    muirbench,
+    okvqa,
+    pope,
+    scienceqa,
+    seed_bench,
+    textvqa,
+    vizwiz,
+    vqav2,
+    world,
+)
 
-BENCHMARKS = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (gqa, mmvp, okvqa, pope, textvqa, vizwiz, vqav2, world)
-}
+_MODULES = (
+    abench,
+    gqa,
+    mathvista,
+    mmbench_cn,
+    mmbench_en,
+    mmmu,
+    mmvp,
+    muirbench,
+    okvqa,
+    pope,
+    scienceqa,
+    seed_bench,
+    textvqa,
+    vizwiz,
+    vqav2,
+    world,
+)
+BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in _MODULES}
