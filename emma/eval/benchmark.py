@@ -1,10 +1,10 @@
 """What the runner has to know about a benchmark, and where its files are."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emma.errors import EmmaError
 from emma.eval.pictures import Picture
@@ -20,13 +20,15 @@ IMAGE_CONTROLS = ("none", "blank")
 class Item:
     """One question. `prompt` is the whole user turn without the image token; `question` is the declared question
     field, from which the checkpoint's instruction rule takes the text for the CLIP text tower. `category` is the group
-    that it is reported under, where there are groups."""
+    that it is reported under, where there are groups. `extra` stands in the answer's row beside the text, for a scorer
+    that has to know what was shown."""
 
     id: str
     question: str
     prompt: str
     images: tuple[Picture, ...]
     category: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".tsv", ".csv")
 def find_files(data: Path, patterns: Sequence[str], what: str) -> list[Path]:
     """The files of the first pattern that matches any in `data`, in order of name (shards of one table).
 
-    A pattern `test-*.parquet` also finds twins `test-*.jsonl`, the same rows without the pictures, of files that are not
-    there themselves.
+    A pattern `test-*.parquet` also finds twins `test-*.jsonl`, the same rows without the pictures, of files that are
+    not there themselves.
 
     Raises:
         EmmaError: none; names the patterns.

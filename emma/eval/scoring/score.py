@@ -13,25 +13,27 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure in percent over `n` units (`unit`: questions, pairs ...). `interval` holds 95 %; None where fewer than
-    two resampling units exist."""
+    """One figure over `n` units (`unit`: questions, pairs ...), in percent unless `scale` says otherwise (points).
+    `interval` holds 95 %; None where fewer than two resampling units exist."""
 
     value: float
     n: int
     unit: str
     interval: list[float] | None
+    scale: str = "percent"
 
 
 @dataclass(frozen=True)
 class Score:
     """All figures of a benchmark; `primary` names the one that stands for it. `resampled` is the unit that the
     bootstrap draws (pairs, images: answers about one image are not independent), `answers` the counts of
-    `answers.match`."""
+    `answers.match`. `notes` say what a reader must know before comparing the figures with others."""
 
     primary: str
     figures: dict[str, Figure]
     resampled: str
     answers: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
         """JSON form: the primary figure as `metric`, `score`, `n`, `interval`, then all `figures` and the counts."""
@@ -45,6 +47,7 @@ class Score:
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED, "resampled": self.resampled},
             "answers": self.answers,
+            "notes": list(self.notes),
         }
 
 
