@@ -102,9 +102,14 @@ def says_yes(text: str) -> bool | None:
     return True if "yes" in head else False if "no" in head else None
 
 
-def _points(start: int) -> Callable[[Floats], Floats]:
-    """Accuracy and accuracy-plus of a task as a share of 100 points; `figure` multiplies by 100."""
-    return lambda sums: ratio(sums[:, start], sums[:, start + 1]) + ratio(sums[:, start + 2], sums[:, start + 3])
+def _points(*starts: int) -> Callable[[Floats], Floats]:
+    """Accuracy + accuracy-plus, summed over tasks, in hundreds of points: `figure` multiplies by 100."""
+
+    def points(sums: Floats) -> Floats:
+        parts = [ratio(sums[:, s], sums[:, s + 1]) + ratio(sums[:, s + 2], sums[:, s + 3]) for s in starts]
+        return np.sum(parts, axis=0)
+
+    return points
 
 
 def score(data: Path, answers: list[Answer]) -> Score:
@@ -128,9 +133,8 @@ def score(data: Path, answers: list[Answer]) -> Score:
     for name, members in (("perception", PERCEPTION), ("cognition", COGNITION)):
         present = [4 * tasks.index(task) for task in members if task in tasks]
         if present:
-            rules = [_points(start) for start in present]
             n = sum(row.task in members for row in rows)
-            value = figure(counts, lambda sums, rules=rules: sum(rule(sums) for rule in rules), n, "questions")
+            value = figure(counts, _points(*present), n, "questions")
             figures[name] = replace(value, scale="points")
     for task in tasks:
         start = 4 * tasks.index(task)
