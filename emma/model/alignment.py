@@ -28,13 +28,20 @@ class LinearAlignment(Float32Weights):
     """A = W [V; T'] + b, a linear map over the *token* axis; W float[N, N + M] starts as [I | 0], b float[N] as 0.
 
     Every aligned token is a learned sum of all visual and all instruction tokens, the same for all channels.
+
+    Args:
+        learnable_width: Dv, to add learned tokens float[N, Dv], 0 at first, to A (the released code's
+            `encoder_version` v3); None: there are none, as in the paper.
     """
 
-    def __init__(self, num_visual_tokens: int, context_length: int):
+    def __init__(self, num_visual_tokens: int, context_length: int, learnable_width: int | None = None):
         super().__init__()
         self.sizes = (num_visual_tokens, context_length)
         self.weight = nn.Parameter(torch.eye(num_visual_tokens, num_visual_tokens + context_length))
         self.bias = nn.Parameter(torch.zeros(num_visual_tokens))
+        self.learnable_tokens = None
+        if learnable_width is not None:
+            self.learnable_tokens = nn.Parameter(torch.zeros(num_visual_tokens, learnable_width))
 
     def forward(self, visual: torch.Tensor, instruction: torch.Tensor) -> torch.Tensor:
         """V float[I, N, Dv], T' float[I, M, Dv] -> A float[I, N, Dv].
@@ -42,7 +49,8 @@ class LinearAlignment(Float32Weights):
         Always summed as W_v V + (W_t T' + b): an image encoded once and reused for many instructions gives the same.
         """
         w_visual, w_text = self.weight.split(self.sizes, dim=1)
-        return w_visual @ visual + (w_text @ instruction + self.bias[:, None])
+        aligned = w_visual @ visual + (w_text @ instruction + self.bias[:, None])
+        return aligned if self.learnable_tokens is None else aligned + self.learnable_tokens
 
 
 class CrossAttentionAlignment(Float32Weights):

@@ -184,6 +184,33 @@ def from_huggingface_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.
     return converted
 
 
+_OURS_TOP_LEVEL = {ours: theirs for theirs, ours in _TOP_LEVEL.items()}
+_OURS_IN_LAYER = {ours: theirs for theirs, ours in _IN_LAYER.items()}
+_OURS_LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
+TRANSPOSED = ("visual.proj", "text_projection")
+"""Tensors of open_clip that Hugging Face stores transposed."""
+
+
+def huggingface_names(name: str) -> list[str]:
+    """Names of the Hugging Face `CLIPModel` tensors that make one of open_clip: one, or query, key and value to join.
+
+    Those of `TRANSPOSED` are transposed. The inverse of `from_huggingface_names`, name by name.
+
+    >>> huggingface_names("transformer.resblocks.3.attn.in_proj_bias")[1]
+    'text_model.encoder.layers.3.self_attn.k_proj.bias'
+    """
+    if name in _OURS_TOP_LEVEL:
+        return [_OURS_TOP_LEVEL[name]]
+    match = _OURS_LAYER.fullmatch(name)
+    if match is None:
+        raise EmmaError(f"{name} is no tensor of open_clip's CLIP with a counterpart in Hugging Face's")
+    visual, layer, part, kind = match.groups()
+    prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{layer}."
+    if part == "attn.in_proj":
+        return [f"{prefix}self_attn.{letter}_proj.{kind}" for letter in "qkv"]
+    return [f"{prefix}{_OURS_IN_LAYER[part]}.{kind}"]
+
+
 def _read_weights(folder: Path, safe: str, pickled: str) -> dict[str, torch.Tensor]:
     if (folder / safe).is_file():
         from safetensors.torch import load_file

@@ -94,6 +94,8 @@ class EmmaConfig(PreTrainedConfig):
         alignment: `linear` (the paper), `cross_attention` (its ablation) or `none` (LLaVA-1.5: no text tower at all).
         text_layer: text tokens from the last but one (`penultimate`) or the last (`final`) block, before the last norm.
         projector: `mlp2x_gelu` or `linear`.
+        learnable_tokens: whether the `linear` alignment adds learned tokens to its result, which a checkpoint of the
+            released code may hold (`encoder_version` v3); not in the paper.
         image_token_id: placeholder that visual tokens replace, outside the LLM's vocabulary. None: the first such id.
     """
 
@@ -108,6 +110,7 @@ class EmmaConfig(PreTrainedConfig):
     alignment: str = "linear"
     text_layer: str = "penultimate"
     projector: str = "mlp2x_gelu"
+    learnable_tokens: bool = False
     image_token_id: int | None = None
     tie_word_embeddings: bool = False
 
@@ -116,6 +119,8 @@ class EmmaConfig(PreTrainedConfig):
         for key, known in (("alignment", ALIGNMENTS), ("text_layer", TEXT_LAYERS), ("projector", PROJECTORS)):
             if getattr(self, key) not in known:
                 raise EmmaError(f"model config: {key} is {getattr(self, key)!r}, but must be one of {known}")
+        if self.learnable_tokens and self.alignment != "linear":
+            raise EmmaError(f"model config: learnable_tokens belong to alignment 'linear', not {self.alignment!r}")
         if self.image_token_id is None:
             self.image_token_id = self.text_config.vocab_size
         if self.image_token_id < self.text_config.vocab_size:

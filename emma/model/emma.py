@@ -63,7 +63,7 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.instruction_projection = InstructionProjection(clip.text_width, clip.vision_width)
         if config.alignment == "linear":
             self.alignment: LinearAlignment | CrossAttentionAlignment = LinearAlignment(
-                clip.num_visual_tokens, clip.context_length
+                clip.num_visual_tokens, clip.context_length, clip.vision_width if config.learnable_tokens else None
             )
         elif config.alignment == "cross_attention":
             self.alignment = CrossAttentionAlignment(clip.vision_width)
