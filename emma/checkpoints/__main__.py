@@ -1,4 +1,5 @@
-"""`python -m emma.checkpoints fetch|merge ...`: get the weights that a config names; fold LoRA into its base."""
+"""`python -m emma.checkpoints fetch|import|merge ...`: get the weights that a config names; read the checkpoints of
+others; fold LoRA into its base."""
 
 import argparse
 import logging
@@ -16,6 +17,23 @@ def main(argv: list[str] | None = None) -> None:
     fetch.add_argument("config", metavar="CONFIG", type=Path)
     fetch.add_argument("--to", default="playground/models", help="folder (%(default)s)")
     fetch.set_defaults(run=_fetch)
+    imports = commands.add_parser(
+        "import",
+        help="write a released EMMA, LLaVA-1.5 or llava-hf checkpoint as a model folder",
+        description="SOURCE: a folder of the released EMMA or LLaVA-1.5, of their stage 1 or LoRA, or of llava-hf. "
+        "What it is, is recognised by its files and keys.",
+    )
+    imports.add_argument("source", metavar="SOURCE", type=Path)
+    imports.add_argument("target", metavar="TARGET", type=Path, help="folder to write; it must not exist")
+    imports.add_argument("--assets", metavar="DIR", type=Path, help="folder with the CLIP and LLM that SOURCE names")
+    imports.add_argument(
+        "--clip",
+        metavar="FROM",
+        help="CLIP folder, open_clip name such as ViT-L-14-336-quickgelu:openai, or `checkpoint` for the copy inside "
+        "SOURCE; default: what SOURCE names, from --assets or the local cache",
+    )
+    imports.add_argument("--llm", metavar="FOLDER", help="base LLM of a stage-1 or LoRA folder; default: what it names")
+    imports.set_defaults(run=_import)
     merge = commands.add_parser("merge", help="write an adapter folder (LoRA) and its base as one self-contained model")
     merge.add_argument("adapter", metavar="ADAPTER", type=Path, help="for example runs/emma-7b-lora/finetune/model")
     merge.add_argument("target", metavar="TARGET", type=Path, help="folder to write; it must not exist")
@@ -33,6 +51,12 @@ def _fetch(args: argparse.Namespace) -> None:
 
     for folder in fetch(args.config, args.to):
         print(folder)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from emma.checkpoints.importing import import_folder
+
+    print(import_folder(args.source, args.target, args.assets, args.clip, args.llm))
 
 
 def _merge(args: argparse.Namespace) -> None:

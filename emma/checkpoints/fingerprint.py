@@ -14,11 +14,22 @@ def fingerprint(folder: Path) -> str:
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".model", ".json", ".gz")):
         if path.name == SEAL:
             continue
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(_EDGE))
-            if size > _EDGE:
-                file.seek(max(_EDGE, size - _EDGE))
-                digest.update(file.read(_EDGE))
+        _add(digest, path)
     return digest.hexdigest()[:16]
+
+
+def file_fingerprint(path: Path) -> str:
+    """The same of one file."""
+    digest = hashlib.sha256()
+    _add(digest, path)
+    return digest.hexdigest()[:16]
+
+
+def _add(digest: "hashlib._Hash", path: Path) -> None:
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}\n".encode())
+    with open(path, "rb") as file:
+        digest.update(file.read(_EDGE))
+        if size > _EDGE:
+            file.seek(max(_EDGE, size - _EDGE))
+            digest.update(file.read(_EDGE))

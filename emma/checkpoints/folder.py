@@ -87,6 +87,21 @@ def _write_folder(
             state_dict = {name: tensor.float() if name in fused else tensor for name, tensor in state_dict.items()}
         model.generation_config = token_ids_only(model.generation_config)
         model.save_pretrained(folder, state_dict=state_dict)
+    write_beside_weights(folder, model, processor, provenance, train_yaml, adapter)
+
+
+def write_beside_weights(
+    folder: Path,
+    model: EmmaForConditionalGeneration,
+    processor: "EmmaProcessor",
+    provenance: dict[str, Any],
+    train_yaml: str | None = None,
+    adapter: Adapter | None = None,
+) -> None:
+    """What a folder holds besides weights and configurations; `complete.json` comes last. Arguments: `save_folder`.
+
+    The model's weights are not read: they may be on the meta device.
+    """
     processor.save_pretrained(folder)
     provenance = {**collect(), **provenance}
     (folder / PROVENANCE).write_text(
@@ -237,8 +252,8 @@ def check_is_model(folder: Path) -> None:
         raise EmmaError(f"{folder}/config.json is damaged ({error}); copy the folder again") from error
     if config.get("model_type") != "emma":
         raise EmmaError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, not 'emma'; released EMMA and "
-            "LLaVA-1.5 folders cannot be read yet: give a model folder that this project's training wrote"
+            f"{folder} holds a model of type {config.get('model_type')!r}, not 'emma'; import a released EMMA, "
+            "LLaVA-1.5 or llava-hf folder first: python -m emma.checkpoints import SOURCE TARGET"
         )
     if found := defects(folder):
         raise EmmaError(

@@ -121,11 +121,21 @@ def _pretrained_weights(name: str, tag: str) -> dict[str, torch.Tensor]:
 def _huggingface_config(folder: Path) -> ClipTowerConfig:
     from transformers import CLIPConfig
 
-    config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    preprocess_file = folder / "preprocessor_config.json"
+    preprocess = json.loads(preprocess_file.read_text(encoding="utf-8")) if preprocess_file.is_file() else {}
+    return from_huggingface_config(CLIPConfig.from_pretrained(folder, local_files_only=True), folder.name, preprocess)
+
+
+def from_huggingface_config(config: Any, name: str | None, preprocess: dict) -> ClipTowerConfig:
+    """The towers' configuration for a `CLIPConfig`; `preprocess`: the contents of its `preprocessor_config.json`.
+
+    Raises:
+        EmmaError: activations that open_clip has not, or that differ.
+    """
     vision, text = config.vision_config, config.text_config
     if vision.hidden_act != text.hidden_act or vision.hidden_act not in _ACTIVATIONS:
         raise EmmaError(
-            f"CLIP folder {folder}: activations {vision.hidden_act} (vision) and {text.hidden_act} (text); "
+            f"CLIP {name}: activations {vision.hidden_act} (vision) and {text.hidden_act} (text); "
             f"both must be the same one of {sorted(_ACTIVATIONS)}"
         )
     model = {
@@ -150,10 +160,7 @@ def _huggingface_config(folder: Path) -> ClipTowerConfig:
             "norm_kwargs": {"eps": text.layer_norm_eps},
         },
     }
-    preprocess_file = folder / "preprocessor_config.json"
-    preprocess = json.loads(preprocess_file.read_text(encoding="utf-8")) if preprocess_file.is_file() else {}
-    preprocess = {"mean": preprocess.get("image_mean"), "std": preprocess.get("image_std")}
-    return _tower_config(folder.name, model, preprocess)
+    return _tower_config(name, model, {"mean": preprocess.get("image_mean"), "std": preprocess.get("image_std")})
 
 
 def from_huggingface_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
