@@ -82,7 +82,9 @@ def _convert(source: Source, settings: Settings, clip: Clip, folder: Path) -> No
         model = EmmaForConditionalGeneration(model_config)
     tensors, facts = _match(source, clip, model)
     processor = _processor(source, settings, model_config, clip)
-    model.config.dtype = tensors["llm.model.embed_tokens.weight"].dtype
+    dtypes = {part_of(name): entry.dtype for name, entry in tensors.items()}
+    model.config.dtype = model.config.text_config.dtype = dtypes["llm"]
+    model.config.tower_config.dtype = dtypes["towers"]
     model.config.architectures = [type(model).__name__]
     model.generation_config = token_ids_only(_generation_config(source, model_config.text_config))
     folder.mkdir(parents=True)
