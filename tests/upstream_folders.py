@@ -91,6 +91,7 @@ def emma_folder(
     copies: bool = True,
     keys: dict | None = None,
     version: str = "v1",
+    buffers: bool = False,
     **config,
 ) -> Path:
     """A finished EMMA.
@@ -100,6 +101,7 @@ def emma_folder(
         weights: `safetensors` or `bin` main weights.
         shards: of the main weights.
         copies: whether the main weights hold the CLIP copies.
+        buffers: whether the files hold buffers that versions before 4.31 stored.
         keys: EMMA's keys that somebody appended to config.json.
         config: further changes to config.json.
     """
@@ -112,9 +114,14 @@ def emma_folder(
     main |= inside
     if copies:
         main |= {TOWER + name: tensor for name, tensor in clip_copies(dtype).items()}
+    tower = whole_tower(dtype, version) if tower_file == "whole" else inside
+    if buffers:
+        main["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+        main[f"{TOWER}vision_tower.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+        tower["text_encoder.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     write_main(folder, main, weights, shards)
     if tower_file:
-        torch.save(whole_tower(dtype, version) if tower_file == "whole" else inside, folder / "vision_tower.bin")
+        torch.save(tower, folder / "vision_tower.bin")
     return folder
 
 

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         description="SOURCE: a folder of the released EMMA or LLaVA-1.5, of their stage 1 or LoRA, or of llava-hf. "
         "What it is, is recognised by its files and keys.",
     )
-    imports.add_argument("source", metavar="SOURCE", type=Path)
+    imports.add_argument("source", metavar="SOURCE", help="folder, or hub name such as saraghznfri/emma-7b")
     imports.add_argument("target", metavar="TARGET", type=Path, help="folder to write; it must not exist")
     imports.add_argument("--assets", metavar="DIR", type=Path, help="folder with the CLIP and LLM that SOURCE names")
     imports.add_argument(

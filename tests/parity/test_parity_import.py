@@ -1,4 +1,4 @@
-"""The recorded LLaVA-1.5, both stages, after `python -m emma.checkpoints import`: the folder gives what was recorded."""
+"""The recorded LLaVA-1.5, both stages, after `python -m emma.checkpoints import`: what was recorded comes out."""
 
 import pytest
 import torch

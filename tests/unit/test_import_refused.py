@@ -192,6 +192,20 @@ def test_no_checkpoint(refused, tmp_path, assets):
     refused(source, "is a model folder of this project already")
 
 
+def test_hub_names_offline(refused):
+    refused("saraghznfri/emma-7b", r"cannot be downloaded \(HF_HUB_OFFLINE is set\); copy the released folder")
+    refused("./no/such/folder", "no/such/folder does not exist")
+
+
+def test_open_clip_names_offline(refused, tmp_path):
+    source = emma_folder(tmp_path / "s")
+    refused(source, "open_clip knows no model ViT-X with weights openai", clip="ViT-X:openai")
+    refused(source, "mixes activations", clip="ViT-L-14-336:openai")
+    source = emma_folder(tmp_path / "n", mm_vision_tower="openai/clip-vit-large-patch14-336")
+    refused(source, "the CLIP towers openai/clip-vit-large-patch14-336 are not here")
+    refused(source, r"does not fit its config.json; missing: \d+ tensor\(s\) \(CLIP visual", clip="checkpoint")
+
+
 def test_no_tokenizer(refused, tmp_path, assets):
     source = llava_folder(tmp_path / "s")
     (source / "tokenizer.model").unlink()

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 from emma.checkpoints.fingerprint import file_fingerprint
 from emma.checkpoints.folder import write_beside_weights
 from emma.checkpoints.importing.clip import CHECKPOINT, Clip, find_clip
+from emma.checkpoints.importing.places import source_folder
 from emma.checkpoints.importing.settings import Settings, llm_config, read_settings
 from emma.checkpoints.importing.shards import write_weights
 from emma.checkpoints.importing.source import Source, read_source
@@ -44,6 +45,7 @@ def import_folder(
     projection, alignment, projector) becomes float32. One tensor is in memory at a time.
 
     Args:
+        source: a folder, or a hub name such as `saraghznfri/emma-7b`, which is downloaded where there is a network.
         target: must not exist, or be empty.
         assets: folder that holds the CLIP and the base LLM which `source` names.
         clip: a CLIP folder, an open_clip `NAME:TAG`, or `checkpoint` for the copy inside `source`.
@@ -59,18 +61,20 @@ def import_folder(
     assets = None if assets is None else Path(assets).expanduser()
     if assets is not None and not assets.is_dir():
         raise EmmaError(f"--assets {assets} is no folder")
-    found = read_source(Path(source).expanduser(), assets, llm)
+    found = read_source(source_folder(source), assets, llm)
     settings = read_settings(found)
     towers = find_clip(found, clip, assets)
     logger.info("%s is %s; CLIP from %s", found.folder, found.kind, towers.origin)
     partial = target.with_name(target.name + ".partial")
     try:
-        if partial.exists():
+        if partial.exists():  # of a process that was killed
             shutil.rmtree(partial)
         _convert(found, settings, towers, partial)
         partial.rename(target)
     except OSError as error:
         raise EmmaError(f"cannot import to {target}: {describe_os_error(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for note in found.notes:
         logger.warning("%s", note)
     return target
@@ -111,16 +115,17 @@ def _match(source: Source, clip: Clip, model: EmmaForConditionalGeneration) -> t
     towers = {name.removeprefix("towers."): shape for name, shape in shapes.items() if part_of(name) == "towers"}
     clip_tensors, zeros = clip.entries(towers, model.towers.with_text)
     theirs = {name: to_llava(name, model.config.projector) for name in shapes if part_of(name) != "towers"}
+    called = {f"towers.{name}": f"CLIP {name}" for name in towers} | theirs
     entries = {name: source.tensors[there] for name, there in theirs.items() if there in source.tensors}
     entries |= {f"towers.{name}": entry for name, entry in clip_tensors.items()}
     entries = _without_placeholders(source, entries)
 
-    missing = [theirs.get(name, f"{clip.origin}: {name}") for name in shapes if name not in entries]
+    missing = [called[name] for name in shapes if name not in entries]
     left_out = {name for name in source.tensors if clip_from_llava(name)}
     known = {*theirs.values(), *left_out, *(name.removeprefix("llm.") for name in tied)}
     unexpected = sorted(source.tensors.keys() - known)
     misshapen = [
-        f"{theirs.get(name, name)} is {list(entry.shape)} instead of {list(shapes[name])}"
+        f"{called[name]} is {list(entry.shape)} instead of {list(shapes[name])}"
         for name, entry in entries.items()
         if entry.shape != shapes[name]
     ]
@@ -197,6 +202,7 @@ def _origin(source: Source, clip: Clip, tensors: dict[str, Entry]) -> dict[str, 
         "kind": source.kind,
         "bases": {what: str(folder.absolute()) for what, folder in source.bases.items()},
         "clip": clip.origin,
+        "notes": source.notes,
         "tokenizer": str(source.llm_folder.absolute()),
         "files": [
             {"file": str(file.absolute()), "fingerprint": file_fingerprint(file), "tensors": taken}

@@ -79,7 +79,7 @@ def read_source(folder: Path, assets: Path | None, llm: str | None) -> Source:
     elif own := _whole(folder, config):
         if llm is not None and _has_tokenizer(folder):
             raise EmmaError(f"{folder} has its own LLM and tokenizer; leave --llm out")
-        source = Source(folder, "", config, own, llm_folder=folder)
+        source = Source(folder, "", config, own, llm_folder=folder, notes=_disagreements(folder))
         if llm is not None:
             source.llm_folder = _base(llm, source, assets)
     elif (folder / "mm_projector.bin").is_file():
@@ -136,6 +136,23 @@ def _tower_file(folder: Path) -> dict[str, Entry]:
     file = folder / "vision_tower.bin"
     found = tensors_of(file) if file.is_file() else {}
     return {name if name.startswith(TOWER) else TOWER + name: entry for name, entry in found.items()}
+
+
+def _disagreements(folder: Path) -> list[str]:
+    """A note if `vision_tower.bin` and the main weights hold different fusion tensors; the former are what is used."""
+    ours, main = _tower_file(folder), main_weights(folder)
+    names = [TOWER + name for name in FUSION.values() if TOWER + name in ours and TOWER + name in main]
+    different = [name for name in names if ours[name].shape != main[name].shape or not _equal(ours[name], main[name])]
+    if not different:
+        return []
+    return [
+        f"{folder}: vision_tower.bin and the main weights differ in {counted(different)}; taken from vision_tower.bin, "
+        "as the released code does"
+    ]
+
+
+def _equal(one: Entry, other: Entry) -> bool:
+    return torch.equal(one.read().float(), other.read().float())
 
 
 def _read_stage1(folder: Path, config: dict[str, Any], assets: Path | None, llm: str | None) -> Source:
