@@ -1,6 +1,7 @@
 """Released EMMA folders in every layout give what plain torch and Hugging Face's CLIP and Llama compute from them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -190,6 +191,22 @@ def test_the_copy_inside_the_checkpoint_when_asked(assets, inputs, tmp_path):
     assert origin["clip"] == "checkpoint"
 
 
+def test_a_tower_that_was_trained_comes_from_the_checkpoint(assets, tmp_path):
+    source = emma_folder(tmp_path / "s", unfreeze_mm_vision_tower=True)
+    target = import_folder(source, tmp_path / "t", assets=assets)
+    assert provenance.read(target)["imported"]["clip"] == "checkpoint"
+
+
+def test_tied_embeddings(assets, tmp_path):
+    source = emma_folder(tmp_path / "s", tie_word_embeddings=True)
+    weights = load_file(source / "model.safetensors")
+    del weights["lm_head.weight"]
+    write_main(source, weights)
+    model, _ = emma.load(import_folder(source, tmp_path / "t", assets=assets), device="cpu")
+    assert model.llm.lm_head.weight is model.llm.model.embed_tokens.weight
+    assert torch.equal(model.llm.lm_head.weight, weights["model.embed_tokens.weight"].float())
+
+
 def test_another_clip_folder(assets, inputs, tmp_path):
     """A local CLIP folder, in safetensors, with the buffers that old versions stored."""
     from safetensors.torch import save_file
@@ -202,6 +219,14 @@ def test_another_clip_folder(assets, inputs, tmp_path):
     save_file(weights | buffers, folder / "model.safetensors")
     target = import_folder(emma_folder(tmp_path / "s"), tmp_path / "t", clip=str(folder))
     check_values(target, assets, inputs, clip=reference_clip(assets, weights))
+
+
+def test_where_clip_is_looked_for(assets, inputs, tmp_path):
+    """A path of another machine: its last part in --assets, or in the checkpoint's own folder."""
+    source = emma_folder(tmp_path / "s", mm_vision_tower="/scratch/someone/clip-vit-tiny-patch14-56")
+    check_values(import_folder(source, tmp_path / "t", assets=assets / "openai"), assets, inputs)
+    shutil.copytree(assets / CLIP_NAME, source / "clip-vit-tiny-patch14-56")
+    check_values(import_folder(source, tmp_path / "u"), assets, inputs)
 
 
 def test_processor_of_a_released_emma(assets, tmp_path):

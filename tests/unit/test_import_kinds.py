@@ -107,6 +107,22 @@ def test_lora_on_a_whole_folder(assets, tmp_path):
     assert torch.equal(weights["projector.0.bias"], (llava_tensors()["model.mm_projector.0.bias"] + 1).float())
 
 
+def test_lora_in_a_pickle_with_the_adapters_name_in_its_keys(assets, tmp_path):
+    lora_folder(tmp_path / "s", "llm-base", fused=False)
+    expected = imported(tmp_path / "s", tmp_path / "t", assets=assets)
+    file = tmp_path / "s" / "adapter_model.safetensors"
+    factors = {
+        name.replace("_A.", "_A.default.").replace("_B.", "_B.default."): t for name, t in load_file(file).items()
+    }
+    torch.save(factors, file.with_suffix(".bin"))
+    file.unlink()
+    found = imported(tmp_path / "s", tmp_path / "u", assets=assets)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    (tmp_path / "s" / "adapter_model.bin").unlink()
+    with pytest.raises(EmmaError, match="has no LoRA tensors"):
+        import_folder(tmp_path / "s", tmp_path / "v", assets=assets)
+
+
 def test_lora_that_does_not_fit(assets, tmp_path):
     lora_folder(tmp_path / "s", "llm-base", fused=False, r=8)
     with pytest.raises(EmmaError, match=r"LoRA does not fit its base: 14 tensor\(s\)"):
@@ -159,6 +175,9 @@ def test_llava_hf(llava_hf, tmp_path, naming):
     source.mkdir()
     for file in folder.iterdir():
         (source / file.name).write_bytes(file.read_bytes())
+    config = json.loads((source / "config.json").read_text())
+    config["vision_config"]["vocab_size"] = 32000  # published folders hold it
+    (source / "config.json").write_text(json.dumps(config))
     if naming == "old":
         saved = load_file(source / "model.safetensors")
         saved = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in saved.items()}

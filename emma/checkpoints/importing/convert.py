@@ -18,7 +18,6 @@ from emma.checkpoints.importing.shards import write_weights
 from emma.checkpoints.importing.source import Source, read_source
 from emma.checkpoints.importing.tensor_files import Entry, counted
 from emma.checkpoints.importing.tokenizer import read_tokenizer
-from emma.checkpoints.seal import break_seal
 from emma.checkpoints.upstream_names import RECORD, clip_from_llava, to_llava
 from emma.errors import EmmaError, describe_os_error
 from emma.model import EmmaConfig, EmmaForConditionalGeneration, part_of
@@ -92,7 +91,6 @@ def _convert(source: Source, settings: Settings, clip: Clip, folder: Path) -> No
     model.config.architectures = [type(model).__name__]
     model.generation_config = token_ids_only(_generation_config(source, model_config.text_config))
     folder.mkdir(parents=True)
-    break_seal(folder)
     write_weights(folder, tensors)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)

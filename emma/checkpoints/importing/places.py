@@ -38,20 +38,20 @@ def source_folder(name: str | Path) -> Path:
         ) from error
 
 
-def find_folder(name: str, assets: Path | None, beside: Path) -> Path | None:
+def find_folder(name: str, assets: Path | None, inside: Path) -> Path | None:
     """The folder of a model's path or hub name, such as `openai/clip-vit-large-patch14-336`; None if it is not here.
     Never downloads.
 
     Looked for in this order: the path itself where it is absolute; `assets`/NAME; `assets`/ and the last part of NAME;
-    `beside`/NAME; NAME in the current directory; the local cache of the Hugging Face hub.
+    the same two in `inside`; NAME in the current directory; the local cache of the Hugging Face hub.
     """
     path = Path(name).expanduser()
+    plain = name.replace(":", "-").lstrip("/")  # as `fetch` calls open_clip's models
     places = [path] if path.is_absolute() else []
-    if assets is not None:
-        plain = name.replace(":", "-")  # as `fetch` calls open_clip's models
-        places += [assets / plain.lstrip("/"), assets / plain.rsplit("/", 1)[-1]]
-    if not path.is_absolute():
-        places += [beside / name, path]
+    for folder in (assets, inside):
+        if folder is not None:
+            places += [folder / plain, folder / plain.rsplit("/", 1)[-1]]
+    places.append(path)
     for place in places:
         if place.is_dir():
             return place
