@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         help="CLIP folder, open_clip name such as ViT-L-14-336-quickgelu:openai, or `checkpoint` for the copy inside "
         "SOURCE; default: what SOURCE names, from --assets or the local cache",
     )
-    imports.add_argument("--llm", metavar="FOLDER", help="base LLM of a stage-1 or LoRA folder; default: what it names")
+    imports.add_argument(
+        "--llm", metavar="FOLDER", help="base LLM of a stage-1 or LoRA folder (default: what it names), or tokenizer"
+    )
     imports.set_defaults(run=_import)
     merge = commands.add_parser("merge", help="write an adapter folder (LoRA) and its base as one self-contained model")
     merge.add_argument("adapter", metavar="ADAPTER", type=Path, help="for example runs/emma-7b-lora/finetune/model")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import CLIPModel, LlamaConfig, LlamaForCausalLM
 from upstream_folders import (
@@ -27,6 +27,7 @@ import emma
 from emma.checkpoints import provenance
 from emma.checkpoints.importing import import_folder
 from emma.checkpoints.seal import is_complete
+from emma.model.clip_files import read_clip
 from emma.processing.instruction import ClipTokenizer
 
 QUESTION = "What colour is the small circle?\nAnswer the question using a single word or phrase."
@@ -209,8 +210,6 @@ def test_tied_embeddings(assets, tmp_path):
 
 def test_another_clip_folder(assets, inputs, tmp_path):
     """A local CLIP folder, in safetensors, with the buffers that old versions stored."""
-    from safetensors.torch import save_file
-
     folder = tmp_path / "my clip"
     folder.mkdir()
     (folder / "config.json").write_text((assets / CLIP_NAME / "config.json").read_text())
@@ -219,6 +218,25 @@ def test_another_clip_folder(assets, inputs, tmp_path):
     save_file(weights | buffers, folder / "model.safetensors")
     target = import_folder(emma_folder(tmp_path / "s"), tmp_path / "t", clip=str(folder))
     check_values(target, assets, inputs, clip=reference_clip(assets, weights))
+
+
+def test_open_clip_weights(assets, inputs, tmp_path, monkeypatch):
+    """A folder in open_clip's format; and a name, whose weights open_clip has in memory."""
+    from emma.checkpoints.importing import clip
+
+    config, weights = read_clip(assets / CLIP_NAME)
+    folder = tmp_path / "open clip"
+    folder.mkdir()
+    keys = ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+    architecture = {"model_cfg": {key: getattr(config, key) for key in keys}}
+    (folder / "open_clip_config.json").write_text(json.dumps(architecture))
+    save_file({name: t.float().contiguous() for name, t in weights.items()}, folder / "open_clip_model.safetensors")
+    source = emma_folder(tmp_path / "s")
+    check_values(import_folder(source, tmp_path / "t", clip=str(folder)), assets, inputs)
+    monkeypatch.setattr(clip, "read_clip", lambda name: (config, weights))
+    target = import_folder(source, tmp_path / "u", clip="some-model:some-weights")
+    check_values(target, assets, inputs)
+    assert provenance.read(target)["imported"]["clip"] == "some-model:some-weights"
 
 
 def test_where_clip_is_looked_for(assets, inputs, tmp_path):

@@ -2,11 +2,12 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from upstream_folders import CLIP_NAME, TOWER, M, N, emma_folder, llava_folder, make_assets, write_main
+from upstream_folders import CLIP_NAME, TOWER, M, N, emma_folder, fusion, llava_folder, make_assets, write_main
 
 from emma.checkpoints.importing import import_folder
 from emma.errors import EmmaError
@@ -100,6 +101,10 @@ def test_index(refused, tmp_path):
     content["weight_map"]["model.norm.bias"] = "../s/elsewhere.safetensors"
     index.write_text(json.dumps(content))
     refused(source, "names ../s/elsewhere.safetensors, which is no file of its folder")
+    index.write_text('{"weight_map": {"model.norm.weight": 3}}')
+    refused(source, "3, which model.safetensors.index.json names, is missing")
+    index.write_text('["model.norm.weight"]')
+    refused(source, "index.json is damaged")
     index.write_text(text[:-40])
     refused(source, "index.json is damaged")
     index.unlink()
@@ -211,6 +216,46 @@ def test_no_tokenizer(refused, tmp_path, assets):
     (source / "tokenizer.model").unlink()
     refused(source, "has no tokenizer .*give one's folder as --llm")
     assert import_folder(source, tmp_path / "t", assets=assets, llm="llm-base").is_dir()
+
+
+def test_a_damaged_tokenizer(refused, tmp_path):
+    source = llava_folder(tmp_path / "s")
+    (source / "tokenizer.model").write_bytes(b"nothing")
+    refused(source, "the tokenizer in .* (knows no words|cannot be read)")
+    (source / "tokenizer_config.json").write_text("{")
+    refused(source, "tokenizer_config.json is damaged")
+
+
+def test_a_tokenizer_of_another_model(refused, tmp_path):
+    source = llava_folder(tmp_path / "s")
+    config = json.loads((source / "config.json").read_text()) | {"vocab_size": 320}
+    (source / "config.json").write_text(json.dumps(config))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        change(source, name, torch.zeros(320, 64))
+    refused(source, "has 640 tokens, more than the LLM's vocabulary of 320")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hidden_size": "wide"}, {"num_attention_heads": 3}, {"rope_scaling": {"type": "unheard of"}}]
+)
+def test_a_configuration_of_no_model(refused, tmp_path, settings):
+    refused(emma_folder(tmp_path / "s", **settings), "config.json describes no model that can be built")
+
+
+def test_a_damaged_clip_folder(refused, tmp_path, assets):
+    clip = tmp_path / "clip"
+    shutil.copytree(assets / CLIP_NAME, clip)
+    source = emma_folder(tmp_path / "s")
+    (clip / "config.json").write_text("{")
+    refused(source, "CLIP folder .* has a damaged configuration", clip=str(clip))
+    (clip / "pytorch_model.bin").unlink()
+    refused(source, "has no weights", clip=str(clip))
+
+
+def test_empty_tensors_as_partitioned_training_saves_them(refused, tmp_path):
+    source = emma_folder(tmp_path / "s")
+    torch.save({name: torch.zeros(0) for name in fusion()}, source / "vision_tower.bin")
+    refused(source, r"of another shape: 4 tensor\(s\) \(model.vision_tower.text_projection.weight is \[0\]")
 
 
 def test_an_llm_that_is_not_needed(refused, tmp_path):

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from emma.checkpoints.importing.places import OPENAI_CLIP, find_folder
 from emma.checkpoints.importing.source import Source, read_json
@@ -124,14 +125,23 @@ def _named(source: Source) -> str:
     return name
 
 
+def _config_in(folder: Path) -> ClipTowerConfig:
+    try:
+        return read_clip_config(folder)
+    except EmmaError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise EmmaError(f"CLIP folder {folder} has a damaged configuration: {' '.join(str(error).split())}") from error
+
+
 def _from_folder(folder: Path) -> Clip:
     for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         if (folder / "open_clip_config.json").is_file() and (folder / name).is_file():
-            return Clip(read_clip_config(folder), tensors_of(folder / name), False, str(folder), find_clip_bpe(folder))
+            return Clip(_config_in(folder), tensors_of(folder / name), False, str(folder), find_clip_bpe(folder))
     tensors = main_weights(folder)
     if not tensors:
         raise EmmaError(f"CLIP folder {folder} has no weights: model.safetensors or pytorch_model.bin")
-    return Clip(read_clip_config(folder), tensors, True, str(folder), find_clip_bpe(folder))
+    return Clip(_config_in(folder), tensors, True, str(folder), find_clip_bpe(folder))
 
 
 def _in_cache(name: str) -> bool:
@@ -176,7 +186,7 @@ def _config_of_copy(source: Source, assets: Path | None) -> ClipTowerConfig:
             f"the checkpoint's copy of CLIP has no configuration of its own, and {name} is not here; give a folder "
             "that holds its config.json as --assets"
         )
-    return read_clip_config(folder or OPENAI_CLIP[name])
+    return _config_in(folder) if folder else read_clip_config(OPENAI_CLIP[name])
 
 
 def _llava_hf_config(source: Source) -> ClipTowerConfig:

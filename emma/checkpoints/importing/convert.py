@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedConfig
 
 from emma.checkpoints.fingerprint import file_fingerprint
@@ -80,22 +81,33 @@ def import_folder(
 
 
 def _convert(source: Source, settings: Settings, clip: Clip, folder: Path) -> None:
-    model_config = settings.model_config(clip.config, _llm_config(source))
-    with torch.device("meta"):
-        model = EmmaForConditionalGeneration(model_config)
+    model = _without_weights(source, settings, clip)
     tensors, facts = _match(source, clip, model)
-    processor = _processor(source, settings, model_config, clip)
+    processor = _processor(source, settings, model.config, clip)
     dtypes = {part_of(name): entry.dtype for name, entry in tensors.items()}
     model.config.dtype = model.config.text_config.dtype = dtypes["llm"]
     model.config.tower_config.dtype = dtypes["towers"]
     model.config.architectures = [type(model).__name__]
-    model.generation_config = token_ids_only(_generation_config(source, model_config.text_config))
+    model.generation_config = token_ids_only(_generation_config(source, model.config.text_config))
     folder.mkdir(parents=True)
     write_weights(folder, tensors)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     origin = _origin(source, clip, tensors) | facts
     write_beside_weights(folder, model, processor, {"stage": source.stage, "imported": origin})
+
+
+def _without_weights(source: Source, settings: Settings, clip: Clip) -> EmmaForConditionalGeneration:
+    """The model on the meta device, which says which tensors there must be."""
+    try:
+        config = settings.model_config(clip.config, _llm_config(source))
+        with torch.device("meta"):
+            return EmmaForConditionalGeneration(config)
+    except EmmaError:
+        raise
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise EmmaError(f"{source.folder}/config.json describes no model that can be built: {reason}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------- tensors
@@ -177,6 +189,11 @@ def _processor(source: Source, settings: Settings, config: EmmaConfig, clip: Cli
         choices["eval_instruction"] = InstructionRule(text="first_line", turn="last")
     choices |= source.config.get(RECORD, {}).get("processor", {})
     tokenizer = read_tokenizer(source.llm_folder, source.config.get("tokenizer_model_max_length"))
+    if len(tokenizer) > config.text_config.vocab_size and RECORD not in source.config:
+        raise EmmaError(
+            f"the tokenizer in {source.llm_folder} has {len(tokenizer)} tokens, more than the LLM's vocabulary of "
+            f"{config.text_config.vocab_size}: it belongs to another model"
+        )
     return EmmaProcessor.from_model_config(config, tokenizer, clip_bpe=clip.bpe, **choices)
 
 

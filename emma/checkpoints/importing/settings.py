@@ -109,7 +109,8 @@ def _emma_keys(source: Source) -> tuple[str, bool]:
         keys["encoder_version"] = "v3"
     keys = {key: _EMMA_DEFAULTS[key] if value is None else value for key, value in keys.items()}
     version, count = keys["encoder_version"], keys["num_learnable_tokens"]
-    if version == "v2" or (weight is not None and weight.shape[0] == weight.shape[-1]):
+    square = weight is not None and len(weight.shape) == 2 and weight.shape[0] == weight.shape[1]
+    if version == "v2" or square:
         raise EmmaError(
             f"{source.folder}: encoder_version v2 (learnable tokens in place of the instruction) cannot be imported: "
             "the released code itself cannot run it, so nobody knows what it computes"

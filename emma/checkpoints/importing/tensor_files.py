@@ -131,7 +131,7 @@ def main_weights(folder: Path) -> dict[str, Entry]:
 
 def _of_shards(index: Path) -> dict[str, Entry]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()}
         shards = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EmmaError(f"{index} is damaged ({type(error).__name__}: {error}); copy it again") from error

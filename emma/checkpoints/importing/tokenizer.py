@@ -50,6 +50,8 @@ def read_tokenizer(folder: Path, max_length: int | None = None) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(copy, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise EmmaError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from error
+    if set(tokenizer("a word", add_special_tokens=False).input_ids) <= {tokenizer.unk_token_id}:
+        raise EmmaError(f"the tokenizer in {folder} knows no words: its file is damaged or empty; copy it again")
     if tokenizer.pad_token is None and tokenizer.unk_token is not None:
         tokenizer.pad_token = tokenizer.unk_token
     return tokenizer
