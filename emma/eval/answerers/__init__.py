@@ -1,0 +1,1 @@
+"""The models that the runner can ask, one file a kind."""
