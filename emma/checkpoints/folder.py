@@ -153,11 +153,9 @@ def load_folder(
         EmmaError: no such folder, not complete, damaged, not an EMMA model, or no such device; the base of an adapter
             is missing or another one; bitsandbytes is needed and not installed.
     """
-    from emma.processing.processor import EmmaProcessor
-
     folder = Path(folder).expanduser()
-    check_is_model(folder)
-    target = _device(device)
+    processor = load_processor(folder)
+    target = device_for(device)
     adapter = read_adapter(folder)
     base = folder
     if adapter is not None:
@@ -165,16 +163,34 @@ def load_folder(
         check_is_model(base)
     quantization = _quantization(bits, adapter)
     try:
-        model = _load_weights(base, _dtype(dtype, target), target, quantization)
+        model = _load_weights(base, dtype_for(dtype, target), target, quantization)
         if adapter is not None:
             inject(model, **adapter.lora)
             _read_adapter_weights(model, folder / WEIGHTS)
-        processor = EmmaProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, SafetensorError) as error:  # a file that cannot be parsed comes as either
-        raise EmmaError(
-            f"model folder {folder} is damaged: {' '.join(str(error).split())}; copy it again, or train it again"
-        ) from error
+        raise _damaged(folder, error) from error
     return model.to(target).eval(), processor
+
+
+def load_processor(folder: str | Path) -> "EmmaProcessor":
+    """The processor of a saved folder, without the weights.
+
+    Raises:
+        EmmaError: no such folder, not complete, damaged, or not an EMMA model.
+    """
+    from emma.processing.processor import EmmaProcessor
+
+    folder = Path(folder).expanduser()
+    check_is_model(folder)
+    try:
+        return EmmaProcessor.from_pretrained(folder, local_files_only=True)
+    except OSError as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> EmmaError:
+    reason = " ".join(str(error).split())
+    return EmmaError(f"model folder {folder} is damaged: {reason}; copy it again, or train it again")
 
 
 def _load_weights(
@@ -212,7 +228,8 @@ def _quantization(bits: int | None, adapter: Adapter | None) -> str:
     raise EmmaError(f"bits {bits!r} is not one of {', '.join(map(str, sorted(BITS.values())))}")
 
 
-def _dtype(wanted: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+def dtype_for(wanted: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """What `load_folder` takes for `wanted` on this device."""
     if wanted is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if isinstance(wanted, torch.dtype):
@@ -223,7 +240,8 @@ def _dtype(wanted: torch.dtype | str | None, device: torch.device) -> torch.dtyp
     return known[wanted]
 
 
-def _device(wanted: torch.device | str | None) -> torch.device:
+def device_for(wanted: torch.device | str | None) -> torch.device:
+    """What `load_folder` takes for `wanted` on this machine."""
     if wanted is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from emma.errors import EmmaError, cli
@@ -12,7 +12,8 @@ from emma.errors import EmmaError, cli
 
 @dataclass
 class RunSettings:
-    """What `run` takes, as `--batch-size 8` and as `batch_size=8`. Paths are relative to the caller's folder."""
+    """What `run` takes, as `--batch-size 8` and as `batch_size=8`. Paths are relative to the caller's folder. Any other
+    `key=value` is one of the benchmark's own settings."""
 
     model: str | None = None
     data: str | None = None
@@ -20,20 +21,27 @@ class RunSettings:
     output: str | None = None
     batch_size: int = 16
     image_control: str = "none"
+    instruction_control: str = "none"
+    shard: str | None = None
     max_new_tokens: int | None = None
     device: str | None = None
     dtype: str | None = None
     restart: bool = False
+    benchmark: dict[str, str] = field(default_factory=dict)
 
 
 HELP = {
     "model": "checkpoint folder (default: the last quickstart model)",
-    "data": "folder with the benchmark's files, or `world` (default: the world's set for a checkpoint trained on it, "
-    "else playground/data/eval/BENCHMARK)",
+    "data": "folder with the benchmark's files, `world`, or `hub` for its data set on the Hugging Face hub (default: "
+    "the world's set for a checkpoint trained on it, else playground/data/eval/BENCHMARK)",
     "images": "image folder, when it is not in the usual place",
-    "output": "folder of answers and report (default: CHECKPOINT/eval/BENCHMARK, with -blank for blank images)",
+    "output": "folder of answers and report (default: CHECKPOINT/eval/BENCHMARK, with the controls' names)",
     "batch_size": "questions a batch; answers do not depend on it (default 16)",
     "image_control": "none, or blank: a grey picture in place of every image, to see what the text alone gives",
+    "instruction_control": "what the CLIP text tower reads, while the LLM's prompt stays: none (the question), empty, "
+    "shuffled (another question's), or unrelated (one neutral sentence)",
+    "shard": "K/N: answer the Kth of N shares, for N processes side by side; the last to finish merges and reports "
+    "(default: torchrun's RANK and WORLD_SIZE, else all)",
     "max_new_tokens": "longest answer (default: the benchmark's own)",
     "device": "cpu, cuda ... (default: cuda where present)",
     "dtype": "float32, bfloat16 (default: float32 on a CPU, bfloat16 on CUDA)",
@@ -48,14 +56,17 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="ask a model every question, score and report")
     run.add_argument("benchmark", help="mmvp, pope, world")
     run.add_argument(
-        "rest", nargs="*", metavar="CHECKPOINT | key=value", help="checkpoint folder, and the options below"
+        "rest",
+        nargs="*",
+        metavar="CHECKPOINT | key=value",
+        help="checkpoint folder, the options below, and the benchmark's own settings",
     )
-    for field in fields(RunSettings):
-        option = f"--{field.name.replace('_', '-')}"
-        if field.name == "restart":
-            run.add_argument(option, action="store_const", const="true", help=HELP[field.name])
+    for key, text in HELP.items():
+        option = f"--{key.replace('_', '-')}"
+        if key == "restart":
+            run.add_argument(option, action="store_const", const="true", help=text)
         else:
-            run.add_argument(option, help=HELP[field.name])
+            run.add_argument(option, help=text)
     score = commands.add_parser("score", help='score an answers file of lines {"id": ..., "text": ...}; prints JSON')
     score.add_argument("benchmark", help="mmvp, pope, world")
     score.add_argument("--annotations", required=True, metavar="DIR", help="the benchmark's files as downloaded")
@@ -83,20 +94,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def settings_from(arguments: argparse.Namespace) -> RunSettings:
     """Options and `key=value` words together; a word without `=` is the checkpoint."""
-    given = {f.name: getattr(arguments, f.name) for f in fields(RunSettings) if getattr(arguments, f.name) is not None}
+    from emma.eval.benchmark import find_benchmark
+
+    own = [setting.name for setting in find_benchmark(arguments.benchmark).settings]
+    given = {key: getattr(arguments, key) for key in HELP if getattr(arguments, key) is not None}
     for word in arguments.rest:
         key, equals, value = word.partition("=")
         if not equals:
             key, value = "model", word
-        if key not in HELP:
-            near = difflib.get_close_matches(key, HELP, n=1)
-            raise EmmaError(
-                f"unknown setting {key!r}; {f'did you mean {near[0]}?' if near else f'known: {list(HELP)}'}"
-            )
+        if key not in HELP and key not in own:
+            near = difflib.get_close_matches(key, [*HELP, *own], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*HELP, *own])}"
+            raise EmmaError(f"unknown setting {key!r}; {hint}")
         if key in given:
             raise EmmaError(f"{key} is given twice: {given[key]!r} and {value!r}")
         given[key] = value
-    settings = RunSettings(**given)
+    settings = RunSettings(**{key: value for key, value in given.items() if key in HELP})
+    settings.benchmark = {key: value for key, value in given.items() if key not in HELP}
     settings.batch_size = _whole("batch_size", settings.batch_size)
     if settings.max_new_tokens is not None:
         settings.max_new_tokens = _whole("max_new_tokens", settings.max_new_tokens)
@@ -117,47 +131,46 @@ def _whole(key: str, value: str | int) -> int:
 
 def run(name: str, settings: RunSettings) -> None:
     """`run`: everything that can be checked is checked before the model is loaded."""
-    from emma.eval.benchmark import check_image_control, find_benchmark, find_data
+    from emma.checkpoints import provenance
+    from emma.eval.benchmark import find_benchmark, find_data
+    from emma.eval.controls import Controls
+    from emma.eval.shards import Shard
     from emma.serve import find_model
 
-    check_image_control(settings.image_control)
-
+    controls = Controls(settings.image_control, settings.instruction_control)
+    shard = Shard.find(settings.shard)
     benchmark = find_benchmark(name)
     if settings.model:
         folder = Path(settings.model).expanduser()
     else:
         folder = find_model()
         print(f"model: {folder} (the last quickstart model)", file=sys.stderr)
-    from emma.checkpoints import provenance
-
     data = find_data(benchmark, settings.data, provenance.read(folder))
-    suffix = "" if settings.image_control == "none" else f"-{settings.image_control}"
-    output = Path(settings.output) if settings.output else folder / "eval" / f"{benchmark.name}{suffix}"
-
-    from emma.eval.report import as_markdown
-    from emma.eval.runner import evaluate, questions_hash
-
-    questions_hash(benchmark, benchmark.items(data, Path(settings.images) if settings.images else None))
+    output = Path(settings.output) if settings.output else folder / "eval" / f"{benchmark.name}{controls.suffix}"
 
     from transformers.utils import logging as transformers_logging
 
-    import emma
+    from emma.eval.answerers.emma import EmmaAnswerer
+    from emma.eval.report import as_markdown
+    from emma.eval.runner import evaluate
 
     transformers_logging.disable_progress_bar()
-    model, processor = emma.load(folder, dtype=settings.dtype, device=settings.device)
     report = evaluate(
         benchmark,
-        model,
-        processor,
+        EmmaAnswerer(folder, settings.dtype, settings.device),
         data,
         output,
-        folder=folder,
+        settings=settings.benchmark,
+        controls=controls,
         batch_size=settings.batch_size,
-        image_control=settings.image_control,
         max_new_tokens=settings.max_new_tokens,
         images=settings.images,
+        shard=shard,
         restart=settings.restart,
     )
+    if report is None:
+        print(f"share {shard} is answered; the last of the {shard.of} to finish, or one more run, reports: {output}")
+        return
     print(as_markdown(report))
     print(f"report: {output / 'report.md'}")
 

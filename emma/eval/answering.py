@@ -1,4 +1,4 @@
-"""What the runner asks of a model: questions in, texts out. EMMA, other models and controls stand behind one interface."""
+"""What the runner asks of a model: questions in, texts out; one interface for EMMA, other models and controls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answered:
-    """`text` without outer whitespace, cut at the first stop string. `finished`: the model ended by itself (or at a stop
-    string) and not because `max_new_tokens` were used up. `instruction_cut`: CLIP tokens that did not fit."""
+    """`text` without outer whitespace, cut at the first stop string. `finished`: the model ended by itself (or at a
+    stop string) and not because `max_new_tokens` were used up. `instruction_cut`: CLIP tokens that did not fit."""
 
     text: str
     finished: bool

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emma.errors import EmmaError
-from emma.eval.pictures import Picture
+from emma.eval.pictures import Embedded
 from emma.eval.scoring.score import Score
 from emma.eval.settings import Setting
 from emma.paths import resolve
 
 WORLD_FOLDER = "playground/data/world"
-IMAGE_CONTROLS = ("none", "blank")
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Item:
     id: str
     question: str
     prompt: str
-    images: tuple[Picture, ...]
+    images: tuple[Path | Embedded, ...]
     category: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -38,7 +37,9 @@ class Benchmark:
     `items(data, images, **settings)` reads the folder `data` as downloaded; `images` is the image folder when it is
     elsewhere. `score(data, answers, **settings)` reads the annotations alone, no image, and is what
     `python -m emma.eval score` calls. Each takes the `settings` that affect it. `several_images` says how a question's
-    pictures reach the model: `one_by_one`, or pasted `side_by_side` on black (as the released EMMA does).
+    pictures reach the model: `one_by_one`, or pasted `side_by_side` on black (as the released EMMA does). An answer
+    ends before the first of the `stop` strings, and with the model's own end in any case. `hub` is the id of the data
+    set on the Hugging Face hub whose files `items` and `score` read as they are.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Benchmark:
     max_new_tokens: int
     settings: tuple[Setting, ...] = ()
     several_images: Literal["one_by_one", "side_by_side"] = "one_by_one"
+    stop: tuple[str, ...] = ()
+    hub: str | None = None
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -64,12 +67,6 @@ def find_benchmark(name: str) -> Benchmark:
     raise EmmaError(f"unknown benchmark {name!r}{hint} (known: {', '.join(sorted(BENCHMARKS))})")
 
 
-def check_image_control(value: str) -> None:
-    """Raises `EmmaError` for anything but `none` and `blank` (the CLIP mean colour in place of every image)."""
-    if value not in IMAGE_CONTROLS:
-        raise EmmaError(f"image_control={value!r}: expected one of {', '.join(IMAGE_CONTROLS)}")
-
-
 def is_world(data: Path) -> bool:
     """True when `data` lies in a folder that the tiny world's generator wrote (it leaves `world.json` at the root)."""
     return any((folder / "world.json").is_file() for folder in (data, *data.resolve().parents[:2]))
@@ -78,9 +75,12 @@ def is_world(data: Path) -> bool:
 def find_data(benchmark: Benchmark, data: str | Path | None, provenance: dict) -> Path:
     """The folder with a benchmark's files.
 
-    `data` is a folder, or `world` for the tiny world's set. With None, a checkpoint whose `provenance` says that it was
-    trained on the tiny world gets the world's set, and every other one `playground/data/eval/<benchmark>`.
+    `data` is a folder, `world` for the tiny world's set, or `hub` for the data set that the benchmark names, fetched
+    once. With None, a checkpoint whose `provenance` says that it was trained on the tiny world gets the world's set,
+    and every other one `playground/data/eval/<benchmark>`.
     """
+    if data == "hub":
+        return fetch_from_hub(benchmark)
     trained_on = world_of(provenance)
     if data == "world" or (data is None and (trained_on or benchmark.name == "world")):
         world = trained_on if trained_on and trained_on.is_dir() else resolve(WORLD_FOLDER)
@@ -97,6 +97,28 @@ def find_data(benchmark: Benchmark, data: str | Path | None, provenance: dict) -
     return folder
 
 
+def fetch_from_hub(benchmark: Benchmark) -> Path:
+    """The folder of the benchmark's data set in the hub's local cache, downloaded when it is not there yet.
+
+    Raises:
+        EmmaError: the benchmark names none; it is not in the cache and the network does not give it.
+    """
+    if benchmark.hub is None:
+        raise EmmaError(
+            f"{benchmark.title} names no data set on the hub: put {benchmark.files} into a folder, and name it with "
+            "data=DIR"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(benchmark.hub, repo_type="dataset"))
+    except (OSError, ValueError) as error:  # the hub's own errors are one or the other
+        raise EmmaError(
+            f"{benchmark.title}: the data set {benchmark.hub} is not in the hub's cache on this machine and could not "
+            f"be fetched ({type(error).__name__}); fetch it where there is a network, or name a folder with data=DIR"
+        ) from error
+
+
 def world_of(provenance: dict) -> Path | None:
     """The tiny world's folder when all training data of a checkpoint comes from there (training records it)."""
     sources = provenance.get("data") or []
@@ -105,12 +127,12 @@ def world_of(provenance: dict) -> Path | None:
     return Path(sources[0]["annotations"]).parent
 
 
-def title(benchmark: Benchmark, data: Path, image_control: str = "none") -> str:
-    """`MMVP`, or `world (MMVP format)` where the questions are the tiny world's; a control is always named."""
+def title(benchmark: Benchmark, data: Path, controls: str = "") -> str:
+    """`MMVP`, or `world (MMVP format)` where the questions are the tiny world's; then `controls` (`Controls.words`)."""
     text = benchmark.title
     if is_world(data) and benchmark.name != "world":
         text = f"world ({text} format)"
-    return text if image_control == "none" else f"{text}, {image_control} image"
+    return text + controls
 
 
 def existing_images(folders: list[Path], what: str) -> Path:

@@ -40,7 +40,37 @@ class Embedded:
         return cls(name, len(text), lambda: base64.b64decode(text))
 
 
-Picture = Path | Embedded
+@dataclass(frozen=True)
+class Pasted:
+    """Several pictures as one: side by side on black, left to right, tops aligned, no scaling and no gap, as the
+    released EMMA shows the several images of a question."""
+
+    pictures: "tuple[Path | Embedded, ...]"
+
+    def paste(self) -> Image.Image:
+        """RGB, as wide as all together and as high as the highest."""
+        parts = [open_picture(picture) for picture in self.pictures]
+        canvas = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)))
+        left = 0
+        for part in parts:
+            canvas.paste(part, (left, 0))
+            left += part.width
+        return canvas
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A square of CLIP's mean colour, in place of a picture that a control takes away."""
+
+    side: int = 336
+
+    def draw(self) -> Image.Image:
+        from emma.processing.images import CLIP_MEAN
+
+        return Image.new("RGB", (self.side, self.side), tuple(round(255 * channel) for channel in CLIP_MEAN))
+
+
+Picture = Path | Embedded | Pasted | Blank
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -49,6 +79,10 @@ def open_picture(picture: Picture) -> Image.Image:
     Raises:
         EmmaError: missing or damaged; names it.
     """
+    if isinstance(picture, Pasted):
+        return picture.paste()
+    if isinstance(picture, Blank):
+        return picture.draw()
     if isinstance(picture, Path):
         from emma.processing.images import open_image  # brings torch, which scoring does without
 
@@ -60,7 +94,7 @@ def open_picture(picture: Picture) -> Image.Image:
         raise EmmaError(f"picture {picture.name} is damaged: {error}") from error
 
 
-def describe(picture: Picture) -> tuple[str, int]:
+def describe(picture: Path | Embedded) -> tuple[str, int]:
     """(name, size in bytes) for a fingerprint.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 from emma.errors import EmmaError
 from emma.eval.answers import read_answers
 from emma.eval.benchmark import Benchmark, is_world, title
+from emma.eval.controls import Controls
 from emma.eval.predictions import Predictions, write_json
 from emma.eval.scoring.score import Score
 from emma.eval.settings import choose, for_part
@@ -34,17 +35,19 @@ def write_report(
     predictions: Predictions,
     fingerprint: dict[str, Any],
     data: Path,
-    folder: Path,
-    image_control: str,
+    model: str,
+    controls: Controls,
+    settings: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Write `report.json` and `report.md` beside the answers; returns the former."""
+    """Write `report.json` and `report.md` beside the answers; returns the former. `model` is its folder or name,
+    `settings` all that were chosen of the benchmark's."""
     from emma.checkpoints import provenance
 
     timings = predictions.timings()
     seconds = sum(timing["seconds"] for timing in timings)
     timed = sum(timing["questions"] for timing in timings)
-    config = folder / "train.yaml"
-    report: dict[str, Any] = {"benchmark": benchmark.name, "title": title(benchmark, data, image_control)}
+    config = Path(model) / "train.yaml"
+    report: dict[str, Any] = {"benchmark": benchmark.name, "title": title(benchmark, data, controls.words)}
     report |= _scored(benchmark, score)
     report |= {
         "texts": {
@@ -54,10 +57,11 @@ def write_report(
         },
         "data": {"folder": str(data), "world": is_world(data)},
         "model": {
-            "folder": str(folder),
+            "folder": model,
             "weights": fingerprint["weights"],
             "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else None,
         },
+        "settings": dict(settings),
         "fingerprint": fingerprint,
         "run": {
             "batch_sizes": sorted({timing["batch_size"] for timing in timings}),
@@ -81,8 +85,9 @@ def as_markdown(report: dict[str, Any]) -> str:
         "weights (sha256)": report["model"]["weights"],
         "training config (sha256 of train.yaml)": report["model"]["config"],
         "data": report["data"]["folder"],
-        "prompts (sha256)": fingerprint["prompt"]["questions"],
-        "template": fingerprint["prompt"]["template"],
+        "settings": report["settings"] or "none",
+        "prompts (sha256)": fingerprint["questions"],
+        "template": fingerprint["template"],
         "instruction": fingerprint["instruction"],
         "controls": fingerprint["control"],
         "image mode": fingerprint["image_mode"],

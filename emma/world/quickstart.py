@@ -127,24 +127,22 @@ def run(plan: Plan) -> dict:
 
 
 def _evaluate(plan: Plan) -> dict:
-    import emma
+    from emma.eval.answerers.emma import EmmaAnswerer
+    from emma.eval.controls import Controls
     from emma.eval.runner import evaluate
 
-    loaded: dict[Path, tuple] = {}
+    answerers: dict[Path, EmmaAnswerer] = {}
     reports = {}
     for key, benchmark, folder, control in evaluations(plan):
-        if folder not in loaded:
-            loaded[folder] = emma.load(folder)
-        model, processor = loaded[folder]
+        if folder not in answerers:
+            answerers[folder] = EmmaAnswerer(folder)
         reports[key] = evaluate(
             benchmark,
-            model,
-            processor,
+            answerers[folder],
             plan.world / "eval" / benchmark,
             plan.output / "eval" / key,
-            folder=folder,
+            controls=Controls(image=control),
             batch_size=BATCH,
-            image_control=control,
             max_new_tokens=16,  # the untrained model never stops by itself
         )
     return reports
@@ -155,15 +153,14 @@ def example_image(world: Path) -> Path:
 
 
 def _chat(plan: Plan) -> dict:
-    import emma
-    from emma.eval.runner import generate
-    from emma.processing.images import open_image
+    from emma.eval.answerers.emma import EmmaAnswerer
+    from emma.eval.answering import Question
 
-    model, processor = emma.load(plan.model)
+    answerer = EmmaAnswerer(plan.model)
     image = example_image(plan.world)
-    prompt = processor.encode_prompt([{"role": "user", "content": CHAT}], [open_image(image)])
-    [(answer, _)] = generate(model, processor, [prompt], max_new_tokens=64)
-    return {"image": str(image), "question": CHAT, "answer": answer}
+    question = Question("chat", CHAT, (image,), answerer.instruction(CHAT))
+    [answer] = answerer.answer([question], max_new_tokens=64)
+    return {"image": str(image), "question": CHAT, "answer": answer.text}
 
 
 def summary(plan: Plan, record: dict) -> str:

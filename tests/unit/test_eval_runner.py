@@ -10,11 +10,13 @@ from PIL import Image
 from emma.checkpoints.folder import save_folder
 from emma.checkpoints.seal import is_complete
 from emma.errors import EmmaError
-from emma.eval import runner
 from emma.eval.__main__ import parse, settings_from
+from emma.eval.answerers.emma import EmmaAnswerer
 from emma.eval.benchmark import find_benchmark, find_data
+from emma.eval.controls import Controls
 from emma.eval.predictions import Predictions, fingerprint_differences
 from emma.eval.report import as_table, find_reports
+from emma.eval.runner import evaluate
 
 PAIRS = 5
 
@@ -40,25 +42,25 @@ def data(tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path, tiny_model, tiny_processor):
-    """Factory of (model, processor, folder)."""
+    """Factory of answerers, each with a folder of its own."""
 
     def make(name="model", seed=0, **parts):
         model = tiny_model(seed=seed, **parts).eval()
         processor = tiny_processor(model.config)
         save_folder(tmp_path / name, model, processor, {})
-        return model, processor, tmp_path / name
+        return EmmaAnswerer(tmp_path / name)
 
     return make
 
 
 @pytest.fixture
 def run(data, tmp_path):
-    def evaluate(checkpoint, output="out", **settings):
-        model, processor, folder = checkpoint
+    def run_mmvp(answerer, output="out", benchmark="mmvp", **settings):
         settings = {"max_new_tokens": 6, "batch_size": 4} | settings
-        return runner.evaluate("mmvp", model, processor, data, tmp_path / output, folder=folder, **settings)
+        controls = Controls(settings.pop("image_control", "none"), settings.pop("instruction_control", "none"))
+        return evaluate(benchmark, answerer, data, tmp_path / output, controls=controls, **settings)
 
-    return evaluate
+    return run_mmvp
 
 
 def lines(folder):
@@ -87,15 +89,15 @@ def test_prompt_and_instruction(checkpoint, run, tmp_path):
 def test_a_killed_run_goes_on(checkpoint, run, tmp_path, monkeypatch, cut):
     made = checkpoint()
     run(made, "whole")
-    calls, generate = [], runner.generate
+    calls, answer = [], EmmaAnswerer.answer
 
-    def dies(model, processor, encoded, tokens):
-        calls.append(len(encoded))
+    def dies(self, questions, *limits):
+        calls.append(len(questions))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return generate(model, processor, encoded, tokens)
+        return answer(self, questions, *limits)
 
-    monkeypatch.setattr(runner, "generate", dies)
+    monkeypatch.setattr(EmmaAnswerer, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
         run(made, batch_size=3)
     path = tmp_path / "out" / "predictions.jsonl"
@@ -149,7 +151,7 @@ def test_answers_made_otherwise_are_refused(checkpoint, run, tmp_path):
 def test_other_questions_and_pictures_are_refused(checkpoint, run, data):
     run(checkpoint())
     Image.new("RGB", (9, 9)).save(data / "MMVP Images" / "3.jpg")
-    with pytest.raises(EmmaError, match=r"prompt\.questions"):
+    with pytest.raises(EmmaError, match="questions: "):
         run(checkpoint())
 
 
@@ -205,7 +207,7 @@ def test_report(checkpoint, run, data, tmp_path):
     assert report["answers"]["missing"] == 0
     assert report["fingerprint"]["dtype"] == "float32"
     page = (tmp_path / "out" / "report.md").read_text()
-    for part in (report["title"], report["model"]["weights"], str(made[2]), "letter by option inference", "95 %"):
+    for part in (report["title"], report["model"]["weights"], made.name, "letter by option inference", "95 %"):
         assert part in page
     assert "24.7" not in page  # LLaVA-1.5's published figure
     table = as_table(find_reports([tmp_path / "out", tmp_path / "out" / "report.json"]))
