@@ -48,9 +48,18 @@ class LinearAlignment(Float32Weights):
 
         Always summed as W_v V + (W_t T' + b): an image encoded once and reused for many instructions gives the same.
         """
-        w_visual, w_text = self.weight.split(self.sizes, dim=1)
-        aligned = w_visual @ visual + (w_text @ instruction + self.bias[:, None])
-        return aligned if self.learnable_tokens is None else aligned + self.learnable_tokens
+        return self.visual_part(visual) + self.text_part(instruction)
+
+    def visual_part(self, visual: torch.Tensor) -> torch.Tensor:
+        """W_v V float[I, N, Dv]: what an image gives to every instruction."""
+        w_visual, _ = self.weight.split(self.sizes, dim=1)
+        return w_visual @ visual
+
+    def text_part(self, instruction: torch.Tensor) -> torch.Tensor:
+        """W_t T' + b float[I, N, Dv], and the learnable tokens where there are any."""
+        _, w_text = self.weight.split(self.sizes, dim=1)
+        part = w_text @ instruction + self.bias[:, None]
+        return part if self.learnable_tokens is None else part + self.learnable_tokens
 
 
 class CrossAttentionAlignment(Float32Weights):

@@ -181,16 +181,26 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             EmmaError: placeholders of a row are not a multiple of N, or do not add up to the number of images.
         """
-        is_image = input_ids == self.config.image_token_id
         given = pixel_values if vision_features is None else vision_features
         images = 0 if given is None else given.shape[0]
-        check_placeholders(self.config, is_image, images)
+        if images:
+            return self.splice(input_ids, self.encode(pixel_values, instruction_ids, vision_features)["projected"])
+        embeddings = self.splice(input_ids)
+        return embeddings + self._zero_through_adapter().to(embeddings.dtype) if self.training else embeddings
+
+    def splice(self, input_ids: torch.Tensor, projected: torch.Tensor | None = None) -> torch.Tensor:
+        """Token embeddings float[B, L, Dllm] with the visual tokens X float[I, N, Dllm] at the placeholders.
+
+        Raises:
+            EmmaError: as `embed`.
+        """
+        is_image = input_ids == self.config.image_token_id
+        check_placeholders(self.config, is_image, 0 if projected is None else projected.shape[0])
         # The placeholder id has no row in the embedding table; any valid id will do for the look-up.
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
-        if images == 0:
-            return embeddings + self._zero_through_adapter().to(embeddings.dtype) if self.training else embeddings
-        visual = self.encode(pixel_values, instruction_ids, vision_features)["projected"]
-        return embeddings.masked_scatter(is_image[..., None], visual.to(embeddings.dtype))
+        if projected is None:
+            return embeddings
+        return embeddings.masked_scatter(is_image[..., None], projected.to(embeddings.dtype))
 
     # ------------------------------------------------------------------------------------------ the interface
 

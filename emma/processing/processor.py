@@ -176,7 +176,7 @@ class EmmaProcessor(ProcessorMixin):
         }
         if len(images) and self.instruction_aware:
             encoded["instruction"] = self.instruction.select(turns, sample.get("id"), epoch, seed, self._clip.count)
-        visual = {"pixel_values": self._pixels(images, name)} if features is None else {"vision_features": features}
+        visual = {"pixel_values": self.pixels(images, name)} if features is None else {"vision_features": features}
         return encoded | visual | self._encode_instruction(len(images), encoded["instruction"], self.instruction, name)
 
     def length(self, sample: dict) -> int:
@@ -213,16 +213,22 @@ class EmmaProcessor(ProcessorMixin):
         Returns:
             `input_ids`, `pixel_values`, `instruction_ids`, `instruction`, `instruction_cut` as `encode_training`.
         """
-        turns = chat_turns(messages, len(images), system)
+        prompt = self.encode_chat(messages, len(images), instruction, system)
+        return prompt | {"pixel_values": self.pixels(images, "messages")}
+
+    def encode_chat(
+        self, messages: Sequence[dict], images: int = 0, instruction: str | None = None, system: str | None = None
+    ) -> dict:
+        """As `encode_prompt`, for a number of images whose pixels come from elsewhere."""
+        turns = chat_turns(messages, images, system)
         ids, _ = self._encoder.encode(self._template.render(turns, generation=True), bos=self._template.bos)
         if instruction is None and images and self.instruction_aware:
             instruction = self.eval_instruction.apply(turns[-1].text)
         encoded = {"input_ids": torch.tensor(ids), "instruction": instruction}
-        visual = {"pixel_values": self._pixels(images, "messages")}
-        return encoded | visual | self._encode_instruction(len(images), instruction, self.eval_instruction, "messages")
+        return encoded | self._encode_instruction(images, instruction, self.eval_instruction, "messages")
 
-    def _pixels(self, images: Sequence[Image.Image], name: str) -> torch.Tensor:
-        """float32[I, 3, H, W], normalised."""
+    def pixels(self, images: Sequence[Image.Image], name: str) -> torch.Tensor:
+        """float32[I, 3, H, W], normalised; `name` says whose images, for messages."""
         size = self.image_size
         try:
             pixels = [preprocess(image, size, self.image_mode, self.image_mean, self.image_std) for image in images]
@@ -312,7 +318,7 @@ class EmmaProcessor(ProcessorMixin):
             written = segments[:1] == [Segment(self.tokenizer.bos_token, kind="special")]
             ids, _ = self._encoder.encode(segments, bos=not written)
             instruct = self._encode_instruction(len(own), words, self.eval_instruction, f"text {number}")
-            visual = {"pixel_values": self._pixels(own, f"text {number}")}
+            visual = {"pixel_values": self.pixels(own, f"text {number}")}
             rows.append({"input_ids": torch.tensor(ids)} | visual | instruct)
         return self.pad(rows, padding_side)
 

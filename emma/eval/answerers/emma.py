@@ -1,4 +1,4 @@
-"""EMMA's answers: prompts padded on the left, greedy."""
+"""EMMA's answers: an image encoded once for all questions about it, prompts padded on the left, greedy."""
 
 import os
 from collections.abc import Sequence
@@ -6,9 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emma.eval.answering import Answered, Question, cut_at
+from emma.errors import EmmaError
+from emma.eval.answering import Answered, Question, Unanswerable, cut_at
+from emma.eval.pictures import Picture, open_picture
 
 if TYPE_CHECKING:
+    import torch
+
     from emma import EmmaForConditionalGeneration
 
 
@@ -34,6 +38,7 @@ class EmmaAnswerer:
             target = device_for(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         self._target, self._dtype = target, dtype_for(dtype, target)
         self.device = target.type
+        self._kept: dict[Picture, torch.Tensor] = {}
 
     @cached_property
     def model(self) -> "EmmaForConditionalGeneration":
@@ -59,20 +64,55 @@ class EmmaAnswerer:
     def answer(self, questions: Sequence[Question], max_new_tokens: int, stop: Sequence[str] = ()) -> list[Answered]:
         import torch
 
-        model, processor = self.model, self.processor
-        encoded = [self._encode(question) for question in questions]
-        batch = processor.pad(encoded, side="left").to(model.device)
+        from emma.model.image_part import project
+
+        model = self.model
+        prompts = [self._prompt(question) for question in questions]
+        batch = self.processor.pad(prompts, side="left").to(model.device)
+        parts = self._parts(questions)
+        rows = [parts[picture] for question in questions for picture in question.pictures]
         with torch.inference_mode():
-            output = model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+            projected = project(model, torch.stack(rows), batch.get("instruction_ids")) if rows else None
+            output = model.generate(
+                inputs_embeds=model.splice(batch["input_ids"], projected),
+                attention_mask=batch["attention_mask"],
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens,
+            )
         ends = model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])
         answers = []
-        for ids, inputs in zip(output[:, batch["input_ids"].shape[1] :].tolist(), encoded, strict=True):
+        for ids, prompt in zip(output.tolist(), prompts, strict=True):
             length = next((i for i, id in enumerate(ids) if id in ends), None)
-            text, stopped = cut_at(processor.decode(ids[:length]), stop)
-            answers.append(Answered(text, length is not None or stopped, inputs.get("instruction_cut", 0)))
+            text, stopped = cut_at(self.processor.decode(ids[:length]), stop)
+            answers.append(Answered(text, length is not None or stopped, prompt.get("instruction_cut", 0)))
         return answers
 
-    def _encode(self, question: Question) -> dict[str, Any]:
+    def _prompt(self, question: Question) -> dict[str, Any]:
         messages = [{"role": "user", "content": question.prompt}]
-        return self.processor.encode_prompt(messages, question.open(), instruction=question.instruction)
+        return self.processor.encode_chat(messages, len(question.pictures), question.instruction)
+
+    def _parts(self, questions: Sequence[Question]) -> "dict[Picture, torch.Tensor]":
+        """What is kept of each picture of these questions, float32[N, Dv].
+
+        The runner asks all about one picture in a row, so only the pictures of the last batch can come again.
+        """
+        import torch
+
+        from emma.model.image_part import image_part
+
+        owners = {picture: question for question in questions for picture in question.pictures}
+        pixels = {picture: self._pixels(picture, owners[picture]) for picture in owners if picture not in self._kept}
+        self._kept = {picture: self._kept[picture] for picture in owners if picture in self._kept}
+        if pixels:
+            made = image_part(self.model, torch.cat(list(pixels.values())).to(self.model.device))
+            self._kept |= dict(zip(pixels, made, strict=True))
+        return self._kept
+
+    def _pixels(self, picture: Picture, question: Question) -> "torch.Tensor":
+        """float32[1, 3, H, W]."""
+        try:
+            return self.processor.pixels([open_picture(picture)], "its picture")
+        except EmmaError as error:
+            raise Unanswerable(question.id, str(error)) from error
