@@ -7,14 +7,23 @@ import shutil
 from pathlib import Path
 
 from emma.errors import EmmaError, describe_os_error
-from emma.world.benchmarks import write_mmvp, write_pope, write_questions
 from emma.world.language import CAPTION_REQUESTS, LETTER, SHORT, caption, multiple_choice, questions, tell
 from emma.world.render import render
 from emma.world.scenes import Scene, draw_scenes
+from emma.world.sets import (
+    write_amber,
+    write_foil,
+    write_gqa,
+    write_mmbench,
+    write_mmvp,
+    write_pope,
+    write_questions,
+    write_vqav2,
+)
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise when the same arguments would write other files
+VERSION = 2  # raise when the same arguments would write other files
 UNFINISHED = ".unfinished-world"  # stands in the folder while it is written: only what bears it is ever deleted
 PARTS = ("images", "eval", "pretrain.json", "finetune.json")
 TURNS = 8  # questions in one conversation
@@ -29,11 +38,12 @@ def write_world(
     held_out: int = 200,
     pairs: int = 150,
     pope: int = 100,
+    scenes: int = 30,
 ) -> Path:
     """Write the world's data to `folder` unless it is there already, complete and made with the same arguments.
 
-    Layout: `pretrain.json`, `finetune.json` and `images/train/`; `eval/world`, `eval/mmvp` and `eval/pope` with their
-    own images, made of held-out scenes only; `world.json` (arguments and counts), written last.
+    Layout: `pretrain.json`, `finetune.json` and `images/train/`; `eval/BENCHMARK` with the files
+    and images of each benchmark's format, made of held-out scenes only; `world.json` (arguments, counts), written last.
 
     Args:
         pretrain: captioned pictures of stage 1.
@@ -41,6 +51,8 @@ def write_world(
         held_out: scenes asked about in `eval/world`, eight questions each.
         pairs: picture pairs in `eval/mmvp`.
         pope: pictures in `eval/pope`, six questions each and category.
+        scenes: pictures in each of `eval/vqav2`, `gqa`, `mmbench_en`, `amber` and `foil` (there three times as many,
+            with one pair of captions each).
 
     Raises:
         EmmaError: the folder holds another world or something else, cannot be written, or a number is below 1.
@@ -53,8 +65,9 @@ def write_world(
         "held_out": held_out,
         "pairs": pairs,
         "pope": pope,
+        "scenes": scenes,
     }
-    for name in ("pretrain", "finetune", "held_out", "pairs", "pope"):
+    for name in ("pretrain", "finetune", "held_out", "pairs", "pope", "scenes"):
         if arguments[name] < 1:
             raise EmmaError(f"{name}: {arguments[name]} must be at least 1")
     manifest = folder / "world.json"
@@ -85,6 +98,11 @@ def _write(folder: Path, arguments: dict[str, int]) -> dict[str, int]:
         "world": write_questions(folder / "eval" / "world", arguments["held_out"], seed + 3),
         "mmvp": write_mmvp(folder / "eval" / "mmvp", arguments["pairs"], seed + 4),
         "pope": write_pope(folder / "eval" / "pope", arguments["pope"], seed + 5),
+        "vqav2": write_vqav2(folder / "eval" / "vqav2", arguments["scenes"], seed + 6),
+        "gqa": write_gqa(folder / "eval" / "gqa", arguments["scenes"], seed + 7),
+        "mmbench_en": write_mmbench(folder / "eval" / "mmbench_en", arguments["scenes"], seed + 8),
+        "amber": write_amber(folder / "eval" / "amber", arguments["scenes"], seed + 9),
+        "foil": write_foil(folder / "eval" / "foil", 3 * arguments["scenes"], seed + 10),
     }
     manifest = {"arguments": arguments, "counts": counts, "world": True}
     (folder / "world.json").write_text(json.dumps(manifest, indent=2) + "\n")

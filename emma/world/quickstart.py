@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "configs/tiny.yaml"
 BATCH = 64  # questions answered at once
 # A shortened run: every phase for real, too little training to learn much.
-FAST_WORLD = {"pretrain": 256, "finetune": 256, "held_out": 12, "pairs": 12, "pope": 6}
+FAST_WORLD = {"pretrain": 256, "finetune": 256, "held_out": 12, "pairs": 12, "pope": 6, "scenes": 4}
 FAST_RECIPE = ["pretrain.max_steps=6", "pretrain.save_every=3", "finetune.max_steps=6", "finetune.save_every=3"]
 CHAT = "What is in the image?"
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from emma.errors import EmmaError
 from emma.world import language
-from emma.world.benchmarks import write_mmvp, write_pope, write_questions
+from emma.world.sets import write_mmvp, write_pope, write_questions
 from emma.world.data import finetune_rows, pretrain_rows, write_world
 from emma.world.render import RGB, SIZE, render
 from emma.world.scenes import Object, Scene, draw_scenes
@@ -22,7 +22,7 @@ SCENE = Scene(
         Object(2, 2, "small", "blue", "square"),
     )
 )
-SMALL = {"pretrain": 6, "finetune": 40, "held_out": 3, "pairs": 12, "pope": 4}
+SMALL = {"pretrain": 6, "finetune": 40, "held_out": 3, "pairs": 12, "pope": 4, "scenes": 6}
 
 
 def test_no_training_scene_is_held_out():

@@ -1,74 +1,12 @@
-"""The world's evaluation sets on held-out scenes: questions by type, MMVP's pairs, and POPE's three files."""
+"""MMVP's format: pairs of pictures that differ in one trait, with one question for both."""
 
 import csv
-import json
 import random
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from emma.world.language import absent_names, existence_text, questions
-from emma.world.render import render
-from emma.world.scenes import COLORS, GRID, SHAPES, SIZES, Object, Scene, draw_scene, draw_scenes
-
-QUESTIONS_PER_SCENE = 8
-POPE_PER_IMAGE = 3  # present and as many absent objects a picture
-
-
-def write_questions(folder: Path, number: int, seed: int) -> int:
-    """`questions.jsonl`: eight questions on each of `number` held-out scenes, with their types; returns how many."""
-    rng = random.Random(seed)
-    images = _folder(folder / "images")
-    rows: list[dict] = []
-    for i, scene in enumerate(draw_scenes(number, seed, held_out=True)):
-        name = f"scene_{i}.png"
-        render(scene, rng).save(images / name)
-        for q in questions(scene, rng, QUESTIONS_PER_SCENE):
-            rows.append({"question_id": len(rows), "image": name, "text": q.text, "answer": q.answer, "type": q.type})
-    _write_lines(folder / "questions.jsonl", rows)
-    return len(rows)
-
-
-def write_pope(folder: Path, number: int, seed: int) -> int:
-    """POPE's own three files: existence of colour-and-shape names, asked half of the time about absent ones.
-
-    As in POPE, the absent names are drawn at random, from those most frequent in the set, or (adversarial) from those
-    most like the picture's own: here, sharing a colour or a shape with an object that is there. Scenes hold three or
-    four objects, as POPE asks about pictures with at least three. Returns the number of questions.
-    """
-    rng = random.Random(seed)
-    images = _folder(folder / "images")
-    scenes = [_scene_of_at_least(POPE_PER_IMAGE, rng) for _ in range(number)]
-    frequent = [name for name, _ in Counter(o.name for s in scenes for o in s.objects).most_common()]
-    for i, scene in enumerate(scenes):
-        render(scene, rng).save(images / pope_image(i), quality=95)
-    total = 0
-    for category in ("random", "popular", "adversarial"):
-        rows: list[dict] = []
-        for i, scene in enumerate(scenes):
-            absent = absent_names(scene, near=category == "adversarial")
-            if category == "popular":
-                chosen = [name for name in frequent if name in absent][:POPE_PER_IMAGE]
-            else:
-                chosen = rng.sample(absent, POPE_PER_IMAGE)
-            present = rng.sample([o.name for o in scene.objects], POPE_PER_IMAGE)
-            for yes, no in zip(present, chosen, strict=True):
-                for name, label in ((yes, "yes"), (no, "no")):
-                    row = {"question_id": len(rows) + 1, "image": pope_image(i)}
-                    rows.append({**row, "text": existence_text(name), "label": label})
-        _write_lines(folder / f"coco_pope_{category}.json", rows)
-        total += len(rows)
-    return total
-
-
-def pope_image(index: int) -> str:
-    return f"COCO_val2014_{index:012d}.jpg"
-
-
-def _scene_of_at_least(objects: int, rng: random.Random) -> Scene:
-    while len((scene := draw_scene(rng, held_out=True)).objects) < objects:
-        pass
-    return scene
+from emma.world.scenes import COLORS, GRID, SHAPES, SIZES, Object, Scene, draw_scene
+from emma.world.sets.files import make_folder, save_jpeg
 
 
 def write_mmvp(folder: Path, pairs: int, seed: int) -> int:
@@ -77,14 +15,14 @@ def write_mmvp(folder: Path, pairs: int, seed: int) -> int:
     Returns the number of questions, twice the number of pairs.
     """
     rng = random.Random(seed)
-    images = _folder(folder / "MMVP Images")
+    images = make_folder(folder / "MMVP Images")
     rows: list[tuple[int, str, str, str]] = []
     for i in range(pairs):
         kind = ("color", "shape", "size", "column", "row", "relation")[i % 6]
         first, second, question, options = _pair(kind, rng)
         look = rng.getrandbits(32)  # the two pictures share background, shades and shifts
         for scene, letter in ((first, "(a)"), (second, "(b)")):
-            render(scene, random.Random(look)).save(images / f"{len(rows) + 1}.jpg", quality=95)
+            save_jpeg(scene, images / f"{len(rows) + 1}.jpg", random.Random(look))
             rows.append((len(rows) + 1, question, f"(a) {options[0]} (b) {options[1]}", letter))
     for i in range(0, len(rows), 2):  # the right letter of a pair's first row is (a) in one pair of two
         if rng.random() < 0.5:
@@ -154,12 +92,3 @@ def _with(scene: Scene, changes: dict[Object, Object]) -> Scene:
 def _valid(scene: Scene) -> bool:
     cells = {(o.row, o.column) for o in scene.objects}
     return len(cells) == len(scene.objects) == len({o.name for o in scene.objects})
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _write_lines(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
