@@ -38,7 +38,7 @@ KILLS = [
     ("fine-tuning after its first checkpoint", "finetune/log.jsonl", 2),
     ("saving the fine-tuned model", "finetune/model.partial/README.md", 1),
     ("evaluation, in the second batch of answers", "eval/world/predictions.jsonl", 2),
-    ("evaluation, in a report", "eval/untrained/mmvp/report.tmp", 1),
+    ("evaluation, in a report", "eval/untrained/mmvp/report.md", 1),
     ("the quickstart's own record", "quickstart.partial", 2),
 ]
 

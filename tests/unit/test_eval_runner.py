@@ -3,6 +3,9 @@
 import csv
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -19,6 +22,7 @@ from emma.eval.report import as_table, find_reports
 from emma.eval.runner import evaluate
 
 PAIRS = 5
+KILLED_RUN = Path(__file__).parents[1] / "killed_run.py"
 
 
 @pytest.fixture
@@ -262,3 +266,18 @@ def test_command_line_settings():
             settings(*words)
     with pytest.raises(SystemExit):
         settings("--batchsize", "3")
+
+
+def test_killed_five_times_a_run_ends_as_if_undisturbed(checkpoint, data, tmp_path):
+    made = checkpoint()
+    command = [sys.executable, KILLED_RUN, made.name, data, tmp_path, 0]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    left = json.loads(done.stdout.splitlines()[-1])
+    assert len(left) == 5
+    assert any(0 < answers < 2 * PAIRS for answers in left), (
+        f"a kill in the middle, but answers after kills were {left}"
+    )
+    whole, killed = (tmp_path / name / "predictions.jsonl" for name in ("whole", "killed"))
+    assert sorted(killed.read_text().splitlines()) == sorted(whole.read_text().splitlines())
+    assert len(whole.read_text().splitlines()) == 2 * PAIRS

@@ -10,10 +10,10 @@ from PIL import Image
 
 from emma.errors import EmmaError
 from emma.world import language
-from emma.world.sets import write_mmvp, write_pope, write_questions
 from emma.world.data import finetune_rows, pretrain_rows, write_world
 from emma.world.render import RGB, SIZE, render
 from emma.world.scenes import Object, Scene, draw_scenes
+from emma.world.sets import write_mmvp, write_pope, write_questions
 
 SCENE = Scene(
     (
