@@ -1,4 +1,4 @@
-"""`python -m emma.bench train|data [CONFIG] [--steps N] [key=value ...]`: throughput on this machine, as JSON lines."""
+"""`python -m emma.bench train|data|eval`: throughput on this machine, as JSON lines."""
 
 import argparse
 import json
@@ -11,7 +11,8 @@ from emma.errors import EmmaError, cli
 DESCRIPTION = """Measure throughput on this machine, one process. Prints JSON lines.
 
 train  pairs of settings of a training step: padded or packed, text cache off or on, feature cache off or on
-data   samples a second that come from disk, by number of worker processes"""
+data   samples a second that come from disk, by number of worker processes
+eval   questions a second of the evaluation, by batch size, images encoded once or for each question anew"""
 COMPARISONS = ("packing", "text_cache", "feature_cache")
 
 
@@ -52,6 +53,14 @@ def _add_data(commands) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_eval(commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("eval", help="questions a second, by batch size and with images encoded once")
+    parser.add_argument("model", nargs="?", metavar="CHECKPOINT", help="model folder (default: the last quickstart's)")
+    parser.add_argument("--images", type=int, default=32, metavar="N", help="with six questions each (%(default)s)")
+    parser.add_argument("--batch-sizes", default="1,4,16,64", metavar="N,N,...", help="after 1 (%(default)s)")
+    return parser
+
+
 def _train(options: argparse.Namespace) -> Iterator[dict]:
     from emma.bench.train import compare
 
@@ -61,14 +70,36 @@ def _train(options: argparse.Namespace) -> Iterator[dict]:
 
 
 def _data(options: argparse.Namespace) -> Iterator[dict]:
-    try:
-        workers = [int(number) for number in options.workers.split(",")]
-    except ValueError:
-        raise EmmaError(f"--workers {options.workers!r} is not a list of numbers such as 0,1,2") from None
+    workers = _numbers("--workers", options.workers, least=0)
     from emma.bench.data import loading
 
     for recipe, stage in _stages(options):
         yield from loading(recipe, stage, workers, options.steps)
+
+
+def _eval(options: argparse.Namespace) -> Iterator[dict]:
+    sizes = _numbers("--batch-sizes", options.batch_sizes, least=1)
+    if options.images < 1:
+        raise EmmaError(f"--images {options.images} must be at least 1")
+    from emma.serve import find_model
+
+    model = options.model or find_model()
+    from transformers.utils.logging import disable_progress_bar
+
+    from emma.bench.eval import answering
+
+    disable_progress_bar()
+    yield from answering(model, options.images, sorted({1, *sizes}))
+
+
+def _numbers(option: str, text: str, least: int) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        raise EmmaError(f"{option} {text!r} is not a list of numbers such as 1,2") from None
+    if min(numbers) < least:
+        raise EmmaError(f"{option} {text!r}: {min(numbers)} must be at least {least}")
+    return numbers
 
 
 def _stages(options: argparse.Namespace) -> Iterator[tuple]:
@@ -85,7 +116,11 @@ def _stages(options: argparse.Namespace) -> Iterator[tuple]:
         yield recipe, stage
 
 
-BENCHES: dict[str, tuple[Callable, Callable]] = {"train": (_add_train, _train), "data": (_add_data, _data)}
+BENCHES: dict[str, tuple[Callable, Callable]] = {
+    "train": (_add_train, _train),
+    "data": (_add_data, _data),
+    "eval": (_add_eval, _eval),
+}
 
 
 if __name__ == "__main__":

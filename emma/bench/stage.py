@@ -1,7 +1,6 @@
 """What a bench measures on: a stage's real data, model and settings, in one process, with nothing left behind."""
 
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
+from emma.bench.machine import device_name
 from emma.checkpoints.seal import is_complete
 from emma.data.dataset import TrainingDataset, sample_lengths
 from emma.data.mixture import Mixture
@@ -48,7 +48,7 @@ class BenchStage:
         return {
             "recipe": self.recipe.name,
             "stage": self.stage,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "device": device_name(device),
             "threads": torch.get_num_threads(),
             "precision": "bf16" if self.args.bf16 else "fp32",
             "batch_size": self.sampler.batch_size,
@@ -64,8 +64,6 @@ def bench_stage(recipe: Recipe, stage: str) -> Iterator[BenchStage]:
     Raises:
         EmmaError: started as one rank of several.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise EmmaError("the bench measures one process: start it without torchrun")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise EmmaError("the bench measures one process: start it without torchrun")
     if not torch.cuda.is_available():

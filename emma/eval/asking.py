@@ -34,15 +34,15 @@ class Asking:
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
-    def ask(self, name: str, questions: Sequence[Question], total: int) -> None:
-        """All `questions`, with a bar called `name` that counts up to `total`, among them those answered before."""
+    def ask(self, name: str | None, questions: Sequence[Question], total: int) -> None:
+        """All `questions`. A bar called `name` counts up to `total`, among them those answered before; None: no bar."""
         bar = tqdm(
             desc=name,
             total=total,
             initial=total - len(questions),
             unit="question",
             mininterval=0.1 if sys.stderr.isatty() else 10,
-            disable=not questions or int(os.environ.get("RANK", 0)) > 0,
+            disable=name is None or not questions or int(os.environ.get("RANK", 0)) > 0,
         )
         waiting = deque(questions)
         with bar:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from emma.bench.__main__ import main
+from emma.checkpoints.folder import save_folder
 
 
 def bench(capfd, *arguments):
@@ -45,11 +46,29 @@ def test_loading_by_number_of_workers(assets, capfd):
     assert all(line["samples_per_second"] > 0 for line in lines[1:])
 
 
+def test_answering_by_batch_size(tiny_model, tiny_processor, capfd, tmp_path):
+    model = tiny_model().eval()
+    save_folder(tmp_path / "model", model, tiny_processor(model.config), {})
+    machine, *lines, best = bench(capfd, "eval", tmp_path / "model", "--images", 2, "--batch-sizes", "4")
+    assert (machine["questions"], machine["questions_per_image"], machine["dtype"]) == (12, 6, "float32")
+    settings = [(line["image_once"], line["batch_size"]) for line in lines]
+    assert settings == [(False, 1), (False, 4), (True, 1), (True, 4)]
+    rates = [line["questions_per_second"] for line in lines]
+    assert min(rates) > 0
+    assert best["questions_per_second"] == max(rates)
+    assert best["speedup"] == pytest.approx(max(rates) / rates[0], rel=0.01)
+    assert best["same_answers"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--steps", "0"], "--steps 0 must be at least 1"),
-        (["data", "--workers", "two"], "--workers 'two' is not a list of numbers such as 0,1,2"),
+        (["data", "--workers", "two"], "--workers 'two' is not a list of numbers such as 1,2"),
+        (["data", "--workers", "0,-1"], "--workers '0,-1': -1 must be at least 0"),
+        (["eval", "--batch-sizes", "0"], "--batch-sizes '0': 0 must be at least 1"),
+        (["eval", "--images", "0"], "--images 0 must be at least 1"),
+        (["eval", "no/model"], "no/model"),
         (["train", "no.yaml"], "config no.yaml does not exist"),
     ],
 )
