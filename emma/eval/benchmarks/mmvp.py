@@ -30,4 +30,5 @@ BENCHMARK = Benchmark(
     scorer=scoring.SCORER,
     scorer_version=scoring.VERSION,
     max_new_tokens=1024,
+    hub="MMVP/MMVP",
 )
