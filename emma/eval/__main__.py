@@ -31,7 +31,7 @@ class RunSettings:
 
 
 HELP = {
-    "model": "checkpoint folder (default: the last quickstart model)",
+    "model": "folder, hf:ID_OR_FOLDER, openai:URL#MODEL or constant:TEXT (default: the last quickstart model)",
     "data": "folder with the benchmark's files, `world`, or `hub` for its data set on the Hugging Face hub (default: "
     "the world's set for a checkpoint trained on it, else playground/data/eval/BENCHMARK)",
     "images": "image folder, when it is not in the usual place",
@@ -131,7 +131,7 @@ def _whole(key: str, value: str | int) -> int:
 
 def run(name: str, settings: RunSettings) -> None:
     """`run`: everything that can be checked is checked before the model is loaded."""
-    from emma.checkpoints import provenance
+    from emma.eval.answerers import find_answerer
     from emma.eval.benchmark import find_benchmark, find_data
     from emma.eval.controls import Controls
     from emma.eval.shards import Shard
@@ -140,24 +140,23 @@ def run(name: str, settings: RunSettings) -> None:
     controls = Controls(settings.image_control, settings.instruction_control)
     shard = Shard.find(settings.shard)
     benchmark = find_benchmark(name)
-    if settings.model:
-        folder = Path(settings.model).expanduser()
-    else:
-        folder = find_model()
-        print(f"model: {folder} (the last quickstart model)", file=sys.stderr)
-    data = find_data(benchmark, settings.data, provenance.read(folder))
-    output = Path(settings.output) if settings.output else folder / "eval" / f"{benchmark.name}{controls.suffix}"
+    model = settings.model
+    if model is None:
+        model = str(find_model())
+        print(f"model: {model} (the last quickstart model)", file=sys.stderr)
+    found = find_answerer(model, settings.dtype, settings.device)
+    data = find_data(benchmark, settings.data, found.provenance)
+    output = Path(settings.output) if settings.output else found.runs / f"{benchmark.name}{controls.suffix}"
 
     from transformers.utils import logging as transformers_logging
 
-    from emma.eval.answerers.emma import EmmaAnswerer
     from emma.eval.report import as_markdown
     from emma.eval.runner import evaluate
 
     transformers_logging.disable_progress_bar()
     report = evaluate(
         benchmark,
-        EmmaAnswerer(folder, settings.dtype, settings.device),
+        found.answerer,
         data,
         output,
         settings=settings.benchmark,

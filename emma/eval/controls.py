@@ -9,7 +9,7 @@ from emma.errors import EmmaError
 from emma.eval.answering import Question
 from emma.eval.pictures import Blank
 
-IMAGE_CONTROLS = ("none", "blank")
+IMAGE_CONTROLS = ("none", "blank", "removed")
 INSTRUCTION_CONTROLS = ("none", "empty", "shuffled", "unrelated")
 UNRELATED = "The train leaves at seven in the morning."
 SEED = 0
@@ -17,9 +17,9 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Controls:
-    """`image`: `blank` shows a grey picture in place of every one. `instruction` changes what the CLIP text tower
-    reads, while the LLM's prompt stays: `empty`, `shuffled` (another question's, see `shuffled`) or `unrelated` (one
-    neutral sentence for all)."""
+    """`image`: `blank` shows a grey picture in place of every one, `removed` asks in words alone. `instruction` changes
+    what the CLIP text tower reads, while the LLM's prompt stays: `empty`, `shuffled` (another question's, see
+    `shuffled`) or `unrelated` (one neutral sentence for all)."""
 
     image: str = "none"
     instruction: str = "none"
@@ -67,6 +67,8 @@ class Controls:
                 changed[i] = replace(changed[i], instruction=instruction)
         if self.image == "blank":
             changed = [replace(q, pictures=tuple(Blank() for _ in q.pictures)) for q in changed]
+        if self.image == "removed":
+            changed = [replace(q, pictures=(), instruction=None) for q in changed]
         return changed
 
 

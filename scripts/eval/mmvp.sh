@@ -3,7 +3,7 @@
 #
 # CHECKPOINT  a model folder; default: the last quickstart model
 # key=value   data=DIR|world|hub images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
-#             dtype=float32 restart=true image_control=none|blank instruction_control=none|empty|shuffled|unrelated
+#             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
 # Data: playground/data/eval/mmvp with Questions.csv and 'MMVP Images'; for a checkpoint of the tiny world, the world's.
 # Answers and report go to CHECKPOINT/eval/mmvp; a run that was stopped goes on when it is started again.
 set -euo pipefail

@@ -3,7 +3,7 @@
 #
 # CHECKPOINT  a model folder; default: the last quickstart model
 # key=value   data=DIR|world images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
-#             dtype=float32 restart=true image_control=none|blank instruction_control=none|empty|shuffled|unrelated
+#             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
 # Data: playground/data/world/eval/world, which python -m emma.data world writes.
 # Answers and report go to CHECKPOINT/eval/world; a run that was stopped goes on when it is started again.
 set -euo pipefail

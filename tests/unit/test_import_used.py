@@ -12,6 +12,7 @@ import emma
 from emma.checkpoints import provenance
 from emma.checkpoints.importing import import_folder
 from emma.eval import runner
+from emma.eval.answerers.emma import EmmaAnswerer
 from emma.train import load_recipe, run
 
 
@@ -43,7 +44,7 @@ def test_it_is_evaluated(imported, tmp_path):
         rows.append((index, "Is it red?", "(a) Yes (b) No", "(a)" if index == 1 else "(b)"))
     with (tmp_path / "Questions.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    model, processor = emma.load(imported, device="cpu")
-    report = runner.evaluate("mmvp", model, processor, tmp_path, tmp_path / "out", folder=imported, max_new_tokens=3)
+    answerer = EmmaAnswerer(imported, device="cpu")
+    report = runner.evaluate("mmvp", answerer, tmp_path, tmp_path / "out", max_new_tokens=3)
     assert report is not None
     assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) == 2
