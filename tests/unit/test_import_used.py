@@ -8,7 +8,6 @@ from PIL import Image
 from train_runs import weights
 from upstream_folders import emma_folder, make_assets
 
-import emma
 from emma.checkpoints import provenance
 from emma.checkpoints.importing import import_folder
 from emma.eval import runner

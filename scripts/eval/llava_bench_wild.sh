@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# LLaVA-Bench (In-the-Wild):  bash scripts/eval/llava_bench_wild.sh [CHECKPOINT] [key=value ...]
+#
+# CHECKPOINT  a model folder; default: the last quickstart model
+# key=value   data=DIR|world images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
+#             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
+# Its own settings: judge=TEXT; judge_model=TEXT.
+# Data: playground/data/eval/llava_bench_wild with questions.jsonl, context.jsonl, answers_gpt4.jsonl and the
+#   folder images.
+# Answers and report go to CHECKPOINT/eval/llava_bench_wild; a run that was stopped goes on when it is started again.
+set -euo pipefail
+# shellcheck source=scripts/_env.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../_env.sh"
+exec "$PYTHON" -m emma.eval run llava_bench_wild "$@"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# MathVista:  bash scripts/eval/mathvista.sh [CHECKPOINT] [key=value ...]
+#
+# CHECKPOINT  a model folder; default: the last quickstart model
+# key=value   data=DIR|world images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
+#             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
+# Its own settings: split=testmini|test; instruction=question|hint; quick=on|off; empty=similar|wrong.
+# Data: playground/data/eval/mathvista with data/testmini.json, data/query.json and images
+#   (lupantech/MathVista).
+# Answers and report go to CHECKPOINT/eval/mathvista; a run that was stopped goes on when it is started again.
+set -euo pipefail
+# shellcheck source=scripts/_env.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../_env.sh"
+exec "$PYTHON" -m emma.eval run mathvista "$@"

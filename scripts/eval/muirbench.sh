@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# MuirBench:  bash scripts/eval/muirbench.sh [CHECKPOINT] [key=value ...]
+#
+# CHECKPOINT  a model folder; default: the last quickstart model
+# key=value   data=DIR|world images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
+#             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
+# Its own settings: prompt=released|official|lmms_eval; rule=official|lmms_eval|equality.
+# Data: playground/data/eval/muirbench with data/test-*.parquet (data set MUIRBENCH/MUIRBENCH).
+# Answers and report go to CHECKPOINT/eval/muirbench; a run that was stopped goes on when it is started again.
+set -euo pipefail
+# shellcheck source=scripts/_env.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/../_env.sh"
+exec "$PYTHON" -m emma.eval run muirbench "$@"
