@@ -1,9 +1,10 @@
 """Pictures of questions: files, or the bytes in a table's cell (a parquet's image struct, MMBench's base64)."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from emma.errors import EmmaError
 @dataclass(frozen=True)
 class Embedded:
     """A picture inside a table. `name` tells it from others (its path in the table, or the row's id and a number);
-    `size` is its number of bytes, which stands for its content in a fingerprint; `read` gives the encoded file."""
+    `size` is its number of bytes, which stands for its content in a fingerprint; `read` gives the encoded file. Two are
+    equal, and encoded once, when name, size and `digest` (of the content, where it is at hand) are."""
 
     name: str
     size: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes] = field(compare=False)
+    digest: str = ""
 
     @classmethod
     def of_struct(cls, cell: Any, name: str) -> "Embedded":
@@ -32,12 +35,13 @@ class Embedded:
         content = cell.get("bytes") if isinstance(cell, dict) else None
         if not content:
             raise EmmaError(f"picture {name}: the table holds no bytes for it, got {str(cell)[:60]}")
-        return cls(cell.get("path") or name, len(content), lambda: content)
+        return cls(cell.get("path") or name, len(content), lambda: content, hashlib.sha256(content).hexdigest())
 
     @classmethod
     def of_base64(cls, text: str, name: str) -> "Embedded":
         """From a base64 cell."""
-        return cls(name, len(text), lambda: base64.b64decode(text))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(name, len(text), lambda: base64.b64decode(text), digest)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from emma.eval.answers import match
 from emma.eval.benchmark import Benchmark, Item, find_data
 from emma.eval.benchmarks import BENCHMARKS
 from emma.eval.controls import UNRELATED, Controls, shuffled
-from emma.eval.pictures import Blank, Pasted, open_picture
+from emma.eval.pictures import Blank, Embedded, Pasted, open_picture
 from emma.eval.predictions import Predictions
 from emma.eval.questions import groups_by_picture
 from emma.eval.runner import evaluate
@@ -265,6 +265,17 @@ def test_several_pictures_by_the_declared_rule(tmp_path, benchmark, run):
     pixels = [[pasted.getpixel((x, y)) for x in range(6)] for y in range(3)]
     assert pasted.size == (6, 3)
     assert pixels == [[red] * 2 + [blue] * 4, [red] * 2 + [black] * 4, [red] * 2 + [black] * 4]
+
+
+def test_pictures_of_a_table_are_equal_by_content():
+    """Rows of one circular group hold the same picture; another one of the same name and size is another."""
+    one, again, other = (Embedded.of_base64(text, "7") for text in ("AAAA", "AAAA", "BBBB"))
+    assert one == again
+    assert one != other
+    structs = [Embedded.of_struct({"bytes": content, "path": "image.png"}, "") for content in (b"a", b"a", b"b")]
+    assert structs[0] == structs[1] != structs[2]
+    groups = groups_by_picture([Question(str(i), "q", (picture,)) for i, picture in enumerate((one, other, again))])
+    assert [[question.id for question in group] for group in groups] == [["0", "2"], ["1"]]
 
 
 def test_stop_strings_end_an_answer(tmp_path, benchmark, run):

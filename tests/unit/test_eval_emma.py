@@ -9,7 +9,7 @@ from PIL import Image
 
 from emma.checkpoints.folder import save_folder
 from emma.eval.answerers.emma import EmmaAnswerer
-from emma.eval.answering import Question
+from emma.eval.answering import Question, Unanswerable
 from emma.eval.pictures import Pasted
 from emma.model import image_part as parts
 from emma.model.alignment import LinearAlignment
@@ -130,6 +130,12 @@ def test_every_image_is_encoded_once(answerer, questions, monkeypatch):
     monkeypatch.setattr(parts, "image_part", counted)
     answers(made, questions[:9], 2)  # six about one picture and three about another, over the batches' borders
     assert sorted(seen.values()) == [1, 1]
+
+
+def test_what_does_not_fit_into_the_context_is_named(answerer):
+    long = Question("7", "word " * 600, (), None)  # the tiny model's context is 512
+    with pytest.raises(Unanswerable, match=r"question 7: its prompt has \d+ tokens, the model's context 512"):
+        answerer().answer([Question("6", "short", (), None), long], TOKENS)
 
 
 def test_nothing_is_loaded_before_the_first_question(answerer, monkeypatch):

@@ -90,8 +90,20 @@ class EmmaAnswerer:
         return answers
 
     def _prompt(self, question: Question) -> dict[str, Any]:
+        """`input_ids` and `instruction_ids`.
+
+        Raises:
+            Unanswerable: it does not fit into the LLM's context, or the instruction is too long and may not be cut.
+        """
         messages = [{"role": "user", "content": question.prompt}]
-        return self.processor.encode_chat(messages, len(question.pictures), question.instruction)
+        try:
+            prompt = self.processor.encode_chat(messages, len(question.pictures), question.instruction)
+        except EmmaError as error:
+            raise Unanswerable(question.id, str(error)) from error
+        tokens, room = len(prompt["input_ids"]), self.model.config.text_config.max_position_embeddings
+        if tokens >= room:
+            raise Unanswerable(question.id, f"its prompt has {tokens} tokens, the model's context {room}")
+        return prompt
 
     def _parts(self, questions: Sequence[Question]) -> "dict[Picture, torch.Tensor]":
         """What is kept of each picture of these questions, float32[N, Dv].
