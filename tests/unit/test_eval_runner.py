@@ -13,7 +13,7 @@ from PIL import Image
 from emma.checkpoints.folder import save_folder
 from emma.checkpoints.seal import is_complete
 from emma.errors import EmmaError
-from emma.eval.__main__ import parse, settings_from
+from emma.eval.__main__ import main, parse, settings_from
 from emma.eval.answerers.emma import EmmaAnswerer
 from emma.eval.benchmark import find_benchmark, find_data
 from emma.eval.controls import Controls
@@ -281,3 +281,18 @@ def test_killed_five_times_a_run_ends_as_if_undisturbed(checkpoint, data, tmp_pa
     whole, killed = (tmp_path / name / "predictions.jsonl" for name in ("whole", "killed"))
     assert sorted(killed.read_text().splitlines()) == sorted(whole.read_text().splitlines())
     assert len(whole.read_text().splitlines()) == 2 * PAIRS
+
+
+def test_shares_on_the_command_line(checkpoint, data, tmp_path, capsys):
+    folder = checkpoint().name
+    words = ["run", "mmvp", folder, f"data={data}", "max_new_tokens=6", "instruction_control=shuffled"]
+    for shard, printed in (("2/2", "share 2/2 is answered"), ("1/2", "# MMVP, shuffled instruction")):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, f"shard={shard}"])
+        output = capsys.readouterr()
+        assert ended.value.code == 0, output.err
+        assert printed in output.out
+    output = tmp_path / "model" / "eval" / "mmvp-shuffled-instruction"
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [str(index) for index in range(1, 2 * PAIRS + 1)]
+    assert all(row["instruction"] != row["prompt"].split("\n")[0] for row in rows)
