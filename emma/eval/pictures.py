@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,23 @@ from PIL import Image
 from emma.errors import EmmaError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embedded:
     """A picture inside a table. `name` tells it from others (its path in the table, or the row's id and a number);
     `size` is its number of bytes, which stands for its content in a fingerprint; `read` gives the encoded file. Two are
-    equal, and encoded once, when name, size and `digest` (of the content, where it is at hand) are."""
+    equal, so that one is encoded for both, when they have the same `digest` of their content; one without is like no
+    other, whatever it is called."""
 
     name: str
     size: int
-    read: Callable[[], bytes] = field(compare=False)
+    read: Callable[[], bytes]
     digest: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Embedded) and self.digest != "" and self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest or id(self))
 
     @classmethod
     def of_struct(cls, cell: Any, name: str) -> "Embedded":
@@ -35,13 +42,16 @@ class Embedded:
         content = cell.get("bytes") if isinstance(cell, dict) else None
         if not content:
             raise EmmaError(f"picture {name}: the table holds no bytes for it, got {str(cell)[:60]}")
-        return cls(cell.get("path") or name, len(content), lambda: content, hashlib.sha256(content).hexdigest())
+        return cls(cell.get("path") or name, len(content), lambda: content, _digest(content))
 
     @classmethod
     def of_base64(cls, text: str, name: str) -> "Embedded":
         """From a base64 cell."""
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(name, len(text), lambda: base64.b64decode(text), digest)
+        return cls(name, len(text), lambda: base64.b64decode(text), _digest(text.encode()))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,8 @@ def in_parquet(path: Path, column: str) -> list[list[Embedded]]:
             for number, struct in enumerate(structs):
                 name = f"{struct.get('path') or f'{path.stem}-{group}-{row}-{column}'}#{number}"
                 read = partial(_bytes, path, group, column, row, number)
-                rows[-1].append(Embedded(name, len(struct.get("bytes") or b""), read))
+                content = struct.get("bytes") or b""
+                rows[-1].append(Embedded(name, len(content), read, _digest(content)))
     _cells.cache_clear()
     return rows
 

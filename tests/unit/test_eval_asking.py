@@ -274,6 +274,11 @@ def test_pictures_of_a_table_are_equal_by_content():
     assert one != other
     structs = [Embedded.of_struct({"bytes": content, "path": "image.png"}, "") for content in (b"a", b"a", b"b")]
     assert structs[0] == structs[1] != structs[2]
+    drawn = [
+        Embedded("boxes", 9, lambda: b"a"),
+        Embedded("boxes", 9, lambda: b"b"),
+    ]  # of unknown content
+    assert drawn[0] != drawn[1]
     groups = groups_by_picture([Question(str(i), "q", (picture,)) for i, picture in enumerate((one, other, again))])
     assert [[question.id for question in group] for group in groups] == [["0", "2"], ["1"]]
 

@@ -41,4 +41,5 @@ BENCHMARK = Benchmark(
     scorer_version=scoring.VERSION,
     max_new_tokens=1024,
     settings=scoring.SETTINGS,
+    hub="q-future/A-Bench-HF",
 )

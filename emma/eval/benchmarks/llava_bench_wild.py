@@ -22,4 +22,5 @@ BENCHMARK = Benchmark(
     scorer_version=scoring.VERSION,
     max_new_tokens=1024,
     settings=scoring.SETTINGS,
+    hub="liuhaotian/llava-bench-in-the-wild",
 )

@@ -49,4 +49,5 @@ BENCHMARK = Benchmark(
     max_new_tokens=1024,
     settings=scoring.SETTINGS,
     several_images="side_by_side",
+    hub="MMMU/MMMU",
 )

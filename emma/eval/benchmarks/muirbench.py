@@ -60,4 +60,5 @@ BENCHMARK = Benchmark(
     max_new_tokens=1024,
     settings=scoring.SETTINGS,
     several_images="side_by_side",
+    hub="MUIRBENCH/MUIRBENCH",
 )
