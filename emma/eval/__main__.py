@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
     score.add_argument("--output", metavar="FILE.json", help="write the JSON object there too")
     score.add_argument("settings", nargs="*", metavar="key=value", help="the benchmark's own settings")
+    export = commands.add_parser("export", help="a submission file for a benchmark's server, from an answers file")
+    export.add_argument("benchmark", help="mmbench_cn, mmbench_en, mmmu, seed_bench, vizwiz, vqav2")
+    export.add_argument("--annotations", required=True, metavar="DIR", help="the benchmark's files as downloaded")
+    export.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
+    export.add_argument("--output", required=True, metavar="FILE", help="what to upload")
+    export.add_argument("settings", nargs="*", metavar="key=value", help="the benchmark's own settings")
     report = commands.add_parser("report", help="one table from the reports of several runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="report.json, or a folder above some")
     report.add_argument("--output", metavar="FILE.md", help="write the table there too")
@@ -87,7 +93,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         whole.error(f"unrecognized arguments: {' '.join(words)}")
     if parsed.command == "run":
         parsed.rest += words
-    elif parsed.command == "score":
+    elif parsed.command in ("score", "export"):
         parsed.settings += words
     return parsed
 
@@ -182,17 +188,39 @@ def score(arguments: argparse.Namespace) -> None:
     annotations = Path(arguments.annotations)
     if not annotations.is_dir():
         raise EmmaError(f"--annotations {annotations}: no such folder")
-    settings = {}
-    for word in arguments.settings:
+    benchmark = find_benchmark(arguments.benchmark)
+    result = score_report(benchmark, annotations, Path(arguments.predictions), _words(arguments.settings))
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    print(text)
+    _write(arguments.output, text + "\n")
+
+
+def _words(words: list[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for word in words:
         key, equals, value = word.partition("=")
         if not equals or key in settings:
             raise EmmaError(f"{word!r}: expected key=value, each key once")
         settings[key] = value
+    return settings
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """`export`: writes the file, and says on standard error what was found."""
+    from emma.eval.answers import read_answers
+    from emma.eval.benchmark import find_benchmark
+    from emma.eval.export import export as write
+    from emma.eval.settings import choose, for_part
+
+    annotations, output = Path(arguments.annotations), Path(arguments.output)
+    if not annotations.is_dir():
+        raise EmmaError(f"--annotations {annotations}: no such folder")
     benchmark = find_benchmark(arguments.benchmark)
-    result = score_report(benchmark, annotations, Path(arguments.predictions), settings)
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    _write(arguments.output, text + "\n")
+    chosen = choose(benchmark.settings, _words(arguments.settings), benchmark.title)
+    answers = read_answers(Path(arguments.predictions))
+    counts = write(benchmark.name, annotations, answers, output, for_part(benchmark.settings, chosen, "score"))
+    print(output)
+    print(", ".join(f"{name} {count}" for name, count in counts.items()), file=sys.stderr)
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -220,6 +248,8 @@ def main(arguments: list[str] | None = None) -> None:
         run(parsed.benchmark, settings_from(parsed))
     elif parsed.command == "score":
         score(parsed)
+    elif parsed.command == "export":
+        export(parsed)
     else:
         report(parsed)
 
