@@ -1,4 +1,4 @@
-"""`python -m emma.eval run|score|report`: ask a model, score answers that exist, show reports side by side."""
+"""`python -m emma.eval run|all|score|report|compare|export`: ask a model, score answers, show and compare reports."""
 
 import argparse
 import difflib
@@ -30,6 +30,10 @@ class RunSettings:
     benchmark: dict[str, str] = field(default_factory=dict)
 
 
+BENCHMARKS = (
+    "abench, amber, foil, gqa, llava_bench_wild, mathvista, mmbench_cn, mmbench_en, mme, mmmu, mmrel, mmvet, mmvp, "
+    "muirbench, okvqa, pope, rbench, scienceqa, seed_bench, textvqa, vizwiz, vqav2 or world"
+)
 HELP = {
     "model": "folder, hf:ID_OR_FOLDER, openai:URL#MODEL or constant:TEXT (default: the last quickstart model)",
     "data": "folder with the benchmark's files, `world`, or `hub` for its data set on the Hugging Face hub (default: "
@@ -54,21 +58,23 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="python -m emma.eval", description=__doc__)
     commands = main_parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="ask a model every question, score and report")
-    run.add_argument("benchmark", help="mmvp, pope, world")
-    run.add_argument(
-        "rest",
-        nargs="*",
-        metavar="CHECKPOINT | key=value",
-        help="checkpoint folder, the options below, and the benchmark's own settings",
-    )
-    for key, text in HELP.items():
-        option = f"--{key.replace('_', '-')}"
-        if key == "restart":
-            run.add_argument(option, action="store_const", const="true", help=text)
-        else:
-            run.add_argument(option, help=text)
+    run.add_argument("benchmark", help=BENCHMARKS)
+    whole = commands.add_parser("all", help="run every benchmark whose files are here, and show them in one table")
+    for command in (run, whole):
+        command.add_argument(
+            "rest",
+            nargs="*",
+            metavar="CHECKPOINT | key=value",
+            help="checkpoint folder, the options below, and the benchmark's own settings",
+        )
+        for key, text in HELP.items():
+            option = f"--{key.replace('_', '-')}"
+            if key == "restart":
+                command.add_argument(option, action="store_const", const="true", help=text)
+            else:
+                command.add_argument(option, help=text)
     score = commands.add_parser("score", help='score an answers file of lines {"id": ..., "text": ...}; prints JSON')
-    score.add_argument("benchmark", help="mmvp, pope, world")
+    score.add_argument("benchmark", help=BENCHMARKS)
     score.add_argument("--annotations", required=True, metavar="DIR", help="the benchmark's files as downloaded")
     score.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
     score.add_argument("--output", metavar="FILE.json", help="write the JSON object there too")
@@ -81,7 +87,13 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("settings", nargs="*", metavar="key=value", help="the benchmark's own settings")
     report = commands.add_parser("report", help="one table from the reports of several runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="report.json, or a folder above some")
-    report.add_argument("--output", metavar="FILE.md", help="write the table there too")
+    report.add_argument("--output", metavar="FILE", help="write the page there too: .md or .html")
+    pair = commands.add_parser(
+        "compare", help="whether the difference of two runs on the same questions means anything"
+    )
+    pair.add_argument("first", metavar="RUN", help="report.json, or the folder that has it")
+    pair.add_argument("second", metavar="RUN")
+    pair.add_argument("--json", action="store_true", help="as a JSON object")
     return main_parser
 
 
@@ -89,9 +101,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parsed arguments; argparse gives up on words that stand after options, so these are added to `rest` here."""
     whole = parser()
     parsed, words = whole.parse_known_args(arguments)
-    if words and (parsed.command == "report" or any(word.startswith("-") for word in words)):
+    if words and (parsed.command in ("report", "compare") or any(word.startswith("-") for word in words)):
         whole.error(f"unrecognized arguments: {' '.join(words)}")
-    if parsed.command == "run":
+    if parsed.command in ("run", "all"):
         parsed.rest += words
     elif parsed.command in ("score", "export"):
         parsed.settings += words
@@ -225,11 +237,82 @@ def export(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """`report`: a markdown table on standard output."""
-    from emma.eval.report import as_table, find_reports
+    from emma.eval.summary import as_html, as_markdown, find_reports
 
-    table = as_table(find_reports(arguments.runs))
-    print(table, end="")
-    _write(arguments.output, table)
+    reports = find_reports(arguments.runs)
+    text = as_markdown("Evaluation", reports)
+    print(text, end="")
+    if arguments.output:
+        html = Path(arguments.output).suffix == ".html"
+        _write(arguments.output, as_html("Evaluation", reports) if html else text)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """`compare`: one sentence, or a JSON object."""
+    from emma.eval.summary import compare_reports, find_reports
+
+    first, second = (find_reports([run])[0] for run in (arguments.first, arguments.second))
+    comparison = compare_reports(first, second)
+    print(json.dumps(comparison.as_dict(), indent=2) if arguments.json else comparison.sentence)
+
+
+def everything(settings: RunSettings) -> int:
+    """`all`: every benchmark whose files are here, one after the other; one page of all in three forms.
+
+    Returns 1 if one of them failed; what is not here is named and is no failure.
+    """
+    from emma.eval.answerers import find_answerer
+    from emma.eval.benchmark import find_data
+    from emma.eval.benchmarks import BENCHMARKS
+    from emma.eval.controls import Controls
+    from emma.eval.predictions import write_json
+    from emma.eval.runner import evaluate
+    from emma.eval.summary import as_html, as_markdown
+    from emma.serve import find_model
+
+    if settings.output or settings.images or settings.shard or settings.benchmark:
+        raise EmmaError("all: output, images, shard and a benchmark's own settings belong to `run`")
+    if settings.data not in (None, "world"):
+        raise EmmaError(
+            f"data={settings.data}: `all` looks in playground/data/eval, or with data=world in the world's sets"
+        )
+    controls = Controls(settings.image_control, settings.instruction_control)
+    found = find_answerer(settings.model or str(find_model()), settings.dtype, settings.device)
+    reports, missing, failed = [], [], []
+    for benchmark in BENCHMARKS.values():
+        try:
+            data = find_data(benchmark, settings.data, found.provenance)
+        except EmmaError:
+            missing.append(f"{benchmark.title}: its files are not here")
+            continue
+        try:
+            output = found.runs / f"{benchmark.name}{controls.suffix}"
+            made = evaluate(
+                benchmark,
+                found.answerer,
+                data,
+                output,
+                controls=controls,
+                batch_size=settings.batch_size,
+                max_new_tokens=settings.max_new_tokens,
+                restart=settings.restart,
+            )
+            reports.append((made or {}) | {"path": str(output / "report.json")})
+        except EmmaError as error:
+            failed.append(f"{benchmark.title}: {error}")
+            print(f"failed: {failed[-1]}", file=sys.stderr)
+    if not reports and not failed:
+        raise EmmaError("no benchmark's files are here; see emma/eval/README.md for where they go, or use data=world")
+    title = f"Evaluation of {found.answerer.name}{controls.words}"
+    text = as_markdown(title, reports, failed + missing)
+    print(text)
+    found.runs.mkdir(parents=True, exist_ok=True)
+    name = f"report{controls.suffix}"
+    _write(str(found.runs / f"{name}.md"), text)
+    _write(str(found.runs / f"{name}.html"), as_html(title, reports, failed + missing))
+    write_json(found.runs / f"{name}.json", {"title": title, "reports": reports, "failed": failed, "missing": missing})
+    print(f"report: {found.runs / name}.md, .html and .json")
+    return 1 if failed else 0
 
 
 def _write(path: str | None, text: str) -> None:
@@ -241,7 +324,7 @@ def _write(path: str | None, text: str) -> None:
 
 
 @cli
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
     """Entry point."""
     parsed = parse(arguments)
     if parsed.command == "run":
@@ -250,8 +333,13 @@ def main(arguments: list[str] | None = None) -> None:
         score(parsed)
     elif parsed.command == "export":
         export(parsed)
+    elif parsed.command == "compare":
+        compare(parsed)
+    elif parsed.command == "all":
+        return everything(settings_from(parsed))
     else:
         report(parsed)
+    return 0
 
 
 if __name__ == "__main__":

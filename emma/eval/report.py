@@ -1,15 +1,16 @@
-"""Reports: what was measured, how sure it is and how it was made, as JSON and as markdown."""
+"""A run's report: what was measured, how sure it is and how it was made, as JSON, markdown and HTML."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emma.errors import EmmaError
+from emma.eval import html
 from emma.eval.answers import read_answers
 from emma.eval.benchmark import Benchmark, is_world, title
 from emma.eval.controls import Controls
+from emma.eval.pictures import Picture
 from emma.eval.predictions import Predictions, write_json
 from emma.eval.scoring.score import Score
 from emma.eval.settings import choose, for_part
@@ -38,9 +39,15 @@ def write_report(
     model: str,
     controls: Controls,
     settings: Mapping[str, str],
+    pictures: Mapping[str, Sequence[Picture]],
 ) -> dict[str, Any]:
-    """Write `report.json` and `report.md` beside the answers; returns the former. `model` is its folder or name,
-    `settings` all that were chosen of the benchmark's."""
+    """Write `report.json`, `.md` and `.html`, `failures.html` and `scores.jsonl` beside the answers; returns the first.
+
+    Args:
+        model: its folder or name.
+        settings: all that were chosen of the benchmark's.
+        pictures: of each question, for the page of failures.
+    """
     from emma.checkpoints import provenance
 
     timings = predictions.timings()
@@ -71,16 +78,22 @@ def write_report(
         },
         "software": provenance.collect(),
     }
-    write_json(predictions.folder / "report.json", report)
-    (predictions.folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    folder = predictions.folder
+    write_json(folder / "report.json", report)
+    (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    lines = (json.dumps({"id": id, "credit": credit}) + "\n" for id, credit in score.credits.items())
+    (folder / "scores.jsonl").write_text("".join(lines), encoding="utf-8")
+    html.write(folder / "report.html", html.report_page(report, how_made(report), failures=bool(score.credits)))
+    if score.credits:
+        page = html.failures_page(report["title"], predictions.done, score.credits, score.expected, pictures)
+        html.write(folder / "failures.html", page)
     return report
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """One report as a page: figures with intervals, answers found, and everything needed to repeat it."""
+def how_made(report: Mapping[str, Any]) -> dict[str, str]:
+    """Everything that is needed to repeat a run, by name."""
     fingerprint, run = report["fingerprint"], report["run"]
-    counts = report["answers"] | report["texts"]
-    how = {
+    facts = {
         "model": report["model"]["folder"],
         "weights (sha256)": report["model"]["weights"],
         "training config (sha256 of train.yaml)": report["model"]["config"],
@@ -100,16 +113,24 @@ def as_markdown(report: dict[str, Any]) -> str:
         "scorer": f"{report['scorer']['name']}, version {report['scorer']['version']}",
         "software": report["software"],
     }
-    lines = [f"# {report['title']}", "", "| figure | percent | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
+    return {name: _cell(value) for name, value in facts.items()}
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """One report as a page: figures with intervals, answers found, and everything needed to repeat it."""
+    counts = report["answers"] | report["texts"]
+    lines = [f"# {report['title']}", "", "| figure | value | 95 % interval | n |", "| --- | ---: | ---: | ---: |"]
     for name, figure in report["figures"].items():
         shown = name.replace("_", " ")
         shown = f"**{shown}**" if name == report["metric"] else shown
-        lines.append(f"| {shown} | {figure['value']:.2f} | {_interval(figure)} | {figure['n']} {figure['unit']} |")
+        lines.append(f"| {shown} | {html.value(figure)} | {_interval(figure)} | {figure['n']} {figure['unit']} |")
     bootstrap = report["bootstrap"]
     lines += [
         "",
         f"Intervals: percentile bootstrap over {bootstrap['resampled']}, {bootstrap['resamples']} resamples, "
         f"seed {bootstrap['seed']}.",
+        "",
+        *(f"Note: {note}." for note in report.get("notes", ())),
         "",
         "| answers | |",
         "| --- | ---: |",
@@ -117,7 +138,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         "",
         "| how it was made | |",
         "| --- | --- |",
-        *(f"| {name} | {_cell(value)} |" for name, value in how.items()),
+        *(f"| {name} | {value} |" for name, value in how_made(report).items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -130,36 +151,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items())
     return "not known" if value is None else str(value).replace("|", "\\|")
-
-
-def as_table(reports: list[dict[str, Any]]) -> str:
-    """The primary figures of several reports side by side, in markdown."""
-    lines = ["| benchmark | model | figure | percent | 95 % interval | n |", "| --- | --- | --- | ---: | ---: | ---: |"]
-    for report in reports:
-        cells = (
-            report["title"],
-            f"{report['model']['folder']} ({report['model']['weights'][:12]})",
-            report["metric"].replace("_", " "),
-            f"{report['score']:.2f}",
-            _interval(report),
-            f"{report['n']} {report['unit']}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def find_reports(runs: list[str | Path]) -> list[dict[str, Any]]:
-    """The reports named by `runs`: a report.json, a folder that has one, or a folder somewhere above some."""
-    reports = []
-    for run in map(Path, runs):
-        paths = [run] if run.is_file() else sorted(run.rglob("report.json"))
-        if not paths:
-            raise EmmaError(f"no report.json in {run}; make one with: python -m emma.eval run BENCHMARK --model FOLDER")
-        for path in paths:
-            try:
-                report = json.loads(path.read_text(encoding="utf-8"))
-                as_table([report])
-            except (ValueError, KeyError, TypeError) as error:
-                raise EmmaError(f"{path} is not a report of emma.eval ({error!r})") from error
-            reports.append(report)
-    return reports

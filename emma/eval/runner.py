@@ -85,4 +85,5 @@ def evaluate(
     score = benchmark.score(
         data, read_answers(output / "predictions.jsonl"), **for_part(benchmark.settings, chosen, "score")
     )
-    return write_report(benchmark, score, predictions, fingerprint, data, answerer.name, controls, chosen)
+    pictures = {question.id: question.pictures for question in questions}
+    return write_report(benchmark, score, predictions, fingerprint, data, answerer.name, controls, chosen, pictures)

@@ -57,4 +57,6 @@ def score(data: Path, answers: list[Answer], split: str = "dev", rule: str = "in
     for depth in range(1, 1 + max((len(level) for level in levels), default=0)):
         names = [" -> ".join(level[:depth]) if len(level) >= depth else "" for level in levels]
         figures |= by_category(right, ids, names)
-    return Score("accuracy", figures, "questions", matched.counts)
+    credits = dict(zip(ids, map(float, right), strict=True))
+    expected = {row.id: row.answer for row in rows}
+    return Score("accuracy", figures, "questions", matched.counts, credits=credits, expected=expected)

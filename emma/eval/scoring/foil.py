@@ -114,4 +114,14 @@ def score(data: Path, answers: list[Answer], subset: str = "all", rule: str = "e
 
     right = [is_right(pair) for pair in pairs]
     figures = {"pair_accuracy": accuracy(right, [pair.image_id for pair in pairs], unit="pairs")}
-    return Score("pair_accuracy", figures, "images", matched.counts, () if subset == "all" else (BIAS,))
+    credits = dict(zip([pair.id for pair in pairs], map(float, right), strict=True))
+    expected = {pair.id: pair.original for pair in pairs}
+    return Score(
+        "pair_accuracy",
+        figures,
+        "images",
+        matched.counts,
+        () if subset == "all" else (BIAS,),
+        credits=credits,
+        expected=expected,
+    )

@@ -111,4 +111,5 @@ def score(data: Path, answers: list[Answer], split: str = "testdev_balanced") ->
     groups = np.unique([row.group for row in rows if row.group is not None])
     if len(groups):
         figures["distribution"] = Figure(distribution(rows, predictions), len(groups), "groups, lower is better", None)
-    return Score("accuracy", figures, "images", matched.counts)
+    by_id = {row.id: credit for row, credit in zip(rows, right, strict=True)}
+    return Score("accuracy", figures, "images", matched.counts, credits=by_id, expected={r.id: r.answer for r in rows})

@@ -177,4 +177,6 @@ def score(
         figures |= by_category(right, ids, [str(row.metadata.get(key) or "") for row in rows])
     for skill in dict.fromkeys(skill for row in rows for skill in row.metadata.get("skills") or ()):
         figures |= by_category(right, ids, [skill if skill in (r.metadata.get("skills") or ()) else "" for r in rows])
-    return Score("accuracy", figures, "problems", matched.counts)
+    credits = dict(zip(ids, map(float, right), strict=True))
+    expected = {row.pid: str(row.answer) for row in rows}
+    return Score("accuracy", figures, "problems", matched.counts, credits=credits, expected=expected)

@@ -106,4 +106,6 @@ def score_language(data: Path, answers: list[Answer], language: str, file: str) 
     }
     for name in ("wide_category", "category"):
         figures |= by_category(whole, numbers, [getattr(first[number], name) for number in numbers], "groups")
-    return Score("circular_accuracy", figures, "groups", matched.counts)
+    credits = {str(row.index): float(ok) for row, ok in zip(rows, right, strict=True)}
+    expected = {str(row.index): row.answer for row in rows}
+    return Score("circular_accuracy", figures, "groups", matched.counts, credits=credits, expected=expected)

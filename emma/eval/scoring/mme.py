@@ -144,4 +144,6 @@ def score(data: Path, answers: list[Answer]) -> Score:
         figures[f"{task}/accuracy"] = figure(of_task, lambda s: ratio(s[:, 0], s[:, 1]), n, "questions")
         figures[f"{task}/accuracy_plus"] = figure(of_task, lambda s: ratio(s[:, 2], s[:, 3]), of_images, "images")
     primary = "perception" if "perception" in figures else "cognition"
-    return Score(primary, figures, "images", matched.counts)
+    credits = {id: float(ok) for id, ok in right.items()}
+    expected = {row.id: "yes" if row.yes else "no" for row in rows}
+    return Score(primary, figures, "images", matched.counts, credits=credits, expected=expected)

@@ -113,4 +113,13 @@ def score(data: Path, answers: list[Answer], split: str = "validation") -> Score
     figures = {"accuracy": accuracy(right, ids)}
     figures |= by_category(right, ids, [_DISCIPLINE.get(row.subject, "") for row in rows])
     figures |= by_category(right, ids, [row.subject for row in rows])
-    return Score("accuracy", figures, "questions", matched.counts | {"drawn_at_random": drawn})
+    credits = dict(zip(ids, map(float, right), strict=True))
+    expected = {row.id: " / ".join(row.gold) for row in rows}
+    return Score(
+        "accuracy",
+        figures,
+        "questions",
+        matched.counts | {"drawn_at_random": drawn},
+        credits=credits,
+        expected=expected,
+    )

@@ -62,4 +62,7 @@ def score(data: Path, answers: list[Answer]) -> Score:
         "pair_accuracy": accuracy(pairs, list(range(len(pairs))), unit="pairs"),
         "single_accuracy": accuracy(right, [(row.index - 1) // 2 for row in rows]),
     }
-    return Score("pair_accuracy", figures, "pairs", matched.counts)
+    ids = [str(row.index) for row in rows]
+    expected = {id: row.answer for id, row in zip(ids, rows, strict=True)}
+    credits = dict(zip(ids, map(float, right), strict=True))
+    return Score("pair_accuracy", figures, "pairs", matched.counts, credits=credits, expected=expected)

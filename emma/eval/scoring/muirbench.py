@@ -88,4 +88,13 @@ def score(data: Path, answers: list[Answer], rule: str = "official") -> Score:
     figures = {"accuracy": accuracy(right, ids)}
     figures |= by_category(right, ids, [row.task for row in rows])
     figures |= by_category(right, ids, [row.relation for row in rows])
-    return Score("accuracy", figures, "questions", matched.counts | {"drawn_at_random": drawn})
+    credits = dict(zip(ids, map(float, right), strict=True))
+    expected = {row.id: row.answer for row in rows}
+    return Score(
+        "accuracy",
+        figures,
+        "questions",
+        matched.counts | {"drawn_at_random": drawn},
+        credits=credits,
+        expected=expected,
+    )

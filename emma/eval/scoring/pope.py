@@ -159,4 +159,7 @@ def score(data: Path, answers: list[Answer]) -> Score:
         of_category = counts[:, k]
         for name, rule in yesno.FIGURES.items():
             figures[f"{category}/{name}"] = figure(of_category, rule, int(of_category.sum()), "questions")
-    return Score("mean_f1", figures, "images", matched.counts)
+    answered = [row for row in rows if row.id in matched.texts]
+    credits = {row.id: float(yesno.is_no(matched.texts[row.id]) == row.label_no) for row in answered}
+    expected = {row.id: "no" if row.label_no else "yes" for row in answered}
+    return Score("mean_f1", figures, "images", matched.counts, credits=credits, expected=expected)

@@ -107,4 +107,6 @@ def score(data: Path, answers: list[Answer], split: str = "test") -> Score:
         "accuracy": accuracy(right, ids),
     }
     figures |= by_category(right, ids, [row.subject for row in rows])
-    return Score("image_accuracy", figures, "questions", matched.counts)
+    credits = dict(zip(ids, map(float, right), strict=True))
+    expected = {row.id: row.answer for row in rows}
+    return Score("image_accuracy", figures, "questions", matched.counts, credits=credits, expected=expected)

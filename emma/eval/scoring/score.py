@@ -1,7 +1,7 @@
 """What a scorer returns: named figures in percent, each with its number of units and a bootstrap interval."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,17 @@ class Figure:
 class Score:
     """All figures of a benchmark; `primary` names the one that stands for it. `resampled` is the unit that the
     bootstrap draws (pairs, images: answers about one image are not independent), `answers` the counts of
-    `answers.match`. `notes` say what a reader must know before comparing the figures with others."""
+    `answers.match`. `notes` say what a reader must know before comparing the figures with others. `credits`
+    0..1 by question id, where a question has one, let two runs be compared in pairs; `expected` is what would have been
+    right."""
 
     primary: str
     figures: dict[str, Figure]
     resampled: str
     answers: dict[str, int]
     notes: tuple[str, ...] = ()
+    credits: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         """JSON form: the primary figure as `metric`, `score`, `n`, `interval`, then all `figures` and the counts."""

@@ -63,4 +63,6 @@ def score(data: Path, answers: list[Answer]) -> Score:
     figures = {"accuracy": accuracy(right, media)}
     figures |= by_category(right, media, [row.data_type for row in rows])
     figures |= by_category(right, media, [row.kind for row in rows])
-    return Score("accuracy", figures, "images and videos", matched.counts)
+    credits = dict(zip([row.id for row in rows], map(float, right), strict=True))
+    expected = {row.id: row.answer for row in rows}
+    return Score("accuracy", figures, "images and videos", matched.counts, credits=credits, expected=expected)

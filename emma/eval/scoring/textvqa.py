@@ -8,7 +8,7 @@ from typing import Any
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
 from emma.eval.scoring.score import Score
-from emma.eval.scoring.vqa import share
+from emma.eval.scoring.vqa import most_common, share
 from emma.eval.scoring.vqa_metric import credit_by_position, processed
 from emma.eval.settings import Setting
 from emma.eval.tables import find_files, read_json, read_rows
@@ -104,4 +104,7 @@ def score(data: Path, answers: list[Answer]) -> Score:
         credit_by_position(processed(matched.texts.get(row.id, "")), [processed(answer) for answer in row.answers])
         for row in rows
     ]
-    return Score("accuracy", {"accuracy": share(credits, [row.image for row in rows])}, "images", matched.counts)
+    figures = {"accuracy": share(credits, [row.image for row in rows])}
+    by_id = {row.id: credit for row, credit in zip(rows, credits, strict=True)}
+    expected = {row.id: most_common(row.answers) for row in rows}
+    return Score("accuracy", figures, "images", matched.counts, credits=by_id, expected=expected)

@@ -6,7 +6,7 @@ from pathlib import Path
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
 from emma.eval.scoring.score import Score
-from emma.eval.scoring.vqa import PREDICTIONS, breakdown, share
+from emma.eval.scoring.vqa import PREDICTIONS, breakdown, most_common, share
 from emma.eval.scoring.vqa_metric import VIZWIZ_CONTRACTIONS, credit_by_position, normalise, processed, tidy
 from emma.eval.settings import Setting
 from emma.eval.tables import find_files, read_rows
@@ -95,4 +95,6 @@ def score(
         credits.append(credit_by_position(normalise(tidy(text), VIZWIZ_CONTRACTIONS), row.answers))
     images = [row.image for row in rows]
     figures = {"accuracy": share(credits, images)} | breakdown(credits, images, [row.answer_type for row in rows])
-    return Score("accuracy", figures, "images", matched.counts)
+    expected = {row.image: most_common(row.answers) for row in rows}
+    by_id = dict(zip(images, credits, strict=True))
+    return Score("accuracy", figures, "images", matched.counts, credits=by_id, expected=expected)

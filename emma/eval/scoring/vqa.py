@@ -1,6 +1,7 @@
 """VQAv2 and OK-VQA: questions and annotations in VQA's own two files, scored by VQA's own evaluator."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def breakdown(
     return figures
 
 
+def most_common(answers: Iterable[str]) -> str:
+    """What most annotators said, the first of several."""
+    return Counter(answers).most_common(1)[0][0]
+
+
 def score_questions(questions: Sequence[Question], answers: list[Answer], predictions: str) -> Score:
     """Accuracy over all annotated questions, by answer type and by question type.
 
@@ -115,4 +121,6 @@ def score_questions(questions: Sequence[Question], answers: list[Answer], predic
     figures = {"accuracy": share(credits, images)}
     figures |= breakdown(credits, images, [q.answer_type for q in questions])
     figures |= breakdown(credits, images, [q.question_type for q in questions])
-    return Score("accuracy", figures, "images", matched.counts)
+    by_id = dict(zip((q.id for q in questions), credits, strict=True))
+    expected = {q.id: most_common(record["answer"] for record in q.records) for q in questions}
+    return Score("accuracy", figures, "images", matched.counts, credits=by_id, expected=expected)

@@ -59,7 +59,9 @@ def score(data: Path, answers: list[Answer]) -> Score:
     figures = {"accuracy": _accuracy(rows, right)}
     for kind in dict.fromkeys(row.type for row in rows):
         figures[f"accuracy/{kind}"] = _accuracy([row for row in rows if row.type == kind], right)
-    return Score("accuracy", figures, "images", matched.counts)
+    credits = {id: float(ok) for id, ok in right.items()}
+    expected = {row.id: row.answer for row in rows}
+    return Score("accuracy", figures, "images", matched.counts, credits=credits, expected=expected)
 
 
 def _accuracy(rows: list[Row], right: dict[str, bool]):
