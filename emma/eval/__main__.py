@@ -114,7 +114,8 @@ def settings_from(arguments: argparse.Namespace) -> RunSettings:
     """Options and `key=value` words together; a word without `=` is the checkpoint."""
     from emma.eval.benchmark import find_benchmark
 
-    own = [setting.name for setting in find_benchmark(arguments.benchmark).settings]
+    one = arguments.command == "run"
+    own = [setting.name for setting in find_benchmark(arguments.benchmark).settings] if one else []
     given = {key: getattr(arguments, key) for key in HELP if getattr(arguments, key) is not None}
     for word in arguments.rest:
         key, equals, value = word.partition("=")
