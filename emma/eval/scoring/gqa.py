@@ -110,6 +110,8 @@ def score(data: Path, answers: list[Answer], split: str = "testdev_balanced") ->
     figures |= dict(sorted(breakdown(right, images, words).items()))
     groups = np.unique([row.group for row in rows if row.group is not None])
     if len(groups):
-        figures["distribution"] = Figure(distribution(rows, predictions), len(groups), "groups, lower is better", None)
+        figures["distribution"] = Figure(
+            distribution(rows, predictions), len(groups), "groups, lower is better", None, "chi-square"
+        )
     by_id = {row.id: credit for row, credit in zip(rows, right, strict=True)}
     return Score("accuracy", figures, "images", matched.counts, credits=by_id, expected={r.id: r.answer for r in rows})
