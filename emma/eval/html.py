@@ -25,7 +25,8 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.main td{font-weight:600;background:var(--band)}
 td.how{overflow-wrap:anywhere;color:var(--soft)}small,.soft{color:var(--soft)}
 .card{display:flex;gap:1rem;border-bottom:1px solid var(--line);padding:1rem 0;flex-wrap:wrap}
-.card img{max-width:160px;max-height:160px;border:1px solid var(--line)}.card div{flex:1 1 18rem}.card p{margin:.15rem 0}
+.card p{margin:.15rem 0}
+.card img{max-width:160px;max-height:160px;border:1px solid var(--line)}.card div{flex:1 1 18rem}
 .said{color:var(--bad)}pre{white-space:pre-wrap;margin:.2rem 0;font:inherit}
 """
 
