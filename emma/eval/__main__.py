@@ -1,13 +1,19 @@
-"""`python -m emma.eval run|all|score|report|compare|export`: ask a model, score answers, show and compare reports."""
+"""`python -m emma.eval run|all|score|report|compare|export`: ask a model, score answers, show and compare runs."""
 
 import argparse
 import difflib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emma.errors import EmmaError, cli
+
+if TYPE_CHECKING:
+    from emma.eval.answerers import Found
+    from emma.eval.report.page import Page
 
 
 @dataclass
@@ -30,7 +36,7 @@ class RunSettings:
     benchmark: dict[str, str] = field(default_factory=dict)
 
 
-BENCHMARKS = (
+NAMES = (
     "abench, amber, foil, gqa, llava_bench_wild, mathvista, mmbench_cn, mmbench_en, mme, mmmu, mmrel, mmvet, mmvp, "
     "muirbench, okvqa, pope, rbench, scienceqa, seed_bench, textvqa, vizwiz, vqav2 or world"
 )
@@ -53,28 +59,36 @@ HELP = {
 }
 
 
+HELP_ALL = {key: text for key, text in HELP.items() if key != "images"} | {
+    "data": "folder that holds one folder for each benchmark, `world`, or `hub` (default: the world's sets for a "
+    "checkpoint trained on it, else playground/data/eval)",
+    "output": "folder of one folder for each benchmark, and of table.md, .json, .html (default: CHECKPOINT/eval)",
+}
+
+OUTPUT = "write the page there too, in the form that its ending says: .md, .json or .html"
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; nothing heavy is imported here."""
     main_parser = argparse.ArgumentParser(prog="python -m emma.eval", description=__doc__)
     commands = main_parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="ask a model every question, score and report")
-    run.add_argument("benchmark", help=BENCHMARKS)
-    whole = commands.add_parser("all", help="run every benchmark whose files are here, and show them in one table")
-    for command in (run, whole):
-        command.add_argument(
-            "rest",
-            nargs="*",
-            metavar="CHECKPOINT | key=value",
-            help="checkpoint folder, the options below, and the benchmark's own settings",
-        )
-        for key, text in HELP.items():
+    run.add_argument("benchmark", help=NAMES)
+    every = commands.add_parser("all", help="run every benchmark whose files are here, and make one table")
+    for command, options, own in (
+        (run, HELP, "the benchmark's own settings"),
+        (every, HELP_ALL, "settings of one benchmark as BENCHMARK.key=value"),
+    ):
+        rest = f"checkpoint folder, the options below, and {own}"
+        command.add_argument("rest", nargs="*", metavar="CHECKPOINT | key=value", help=rest)
+        for key, text in options.items():
             option = f"--{key.replace('_', '-')}"
             if key == "restart":
                 command.add_argument(option, action="store_const", const="true", help=text)
             else:
                 command.add_argument(option, help=text)
     score = commands.add_parser("score", help='score an answers file of lines {"id": ..., "text": ...}; prints JSON')
-    score.add_argument("benchmark", help=BENCHMARKS)
+    score.add_argument("benchmark", help=NAMES)
     score.add_argument("--annotations", required=True, metavar="DIR", help="the benchmark's files as downloaded")
     score.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
     score.add_argument("--output", metavar="FILE.json", help="write the JSON object there too")
@@ -85,15 +99,13 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--predictions", required=True, metavar="FILE.jsonl", help="answers")
     export.add_argument("--output", required=True, metavar="FILE", help="what to upload")
     export.add_argument("settings", nargs="*", metavar="key=value", help="the benchmark's own settings")
-    report = commands.add_parser("report", help="one table from the reports of several runs")
+    report = commands.add_parser("report", help="one table from the reports of several runs, beside published figures")
     report.add_argument("runs", nargs="+", metavar="RUN", help="report.json, or a folder above some")
-    report.add_argument("--output", metavar="FILE", help="write the page there too: .md or .html")
-    pair = commands.add_parser(
-        "compare", help="whether the difference of two runs on the same questions means anything"
-    )
-    pair.add_argument("first", metavar="RUN", help="report.json, or the folder that has it")
-    pair.add_argument("second", metavar="RUN")
-    pair.add_argument("--json", action="store_true", help="as a JSON object")
+    report.add_argument("--output", metavar="FILE", help=OUTPUT)
+    compare = commands.add_parser("compare", help="whether two runs on the same questions differ by more than chance")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="report.json, or its folder")
+    compare.add_argument("--data", metavar="DIR", help="the benchmark's files, where they are elsewhere by now")
+    compare.add_argument("--output", metavar="FILE", help=OUTPUT)
     return main_parser
 
 
@@ -113,23 +125,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def settings_from(arguments: argparse.Namespace) -> RunSettings:
     """Options and `key=value` words together; a word without `=` is the checkpoint."""
     from emma.eval.benchmark import find_benchmark
+    from emma.eval.benchmarks import BENCHMARKS
 
-    one = arguments.command == "run"
-    own = [setting.name for setting in find_benchmark(arguments.benchmark).settings] if one else []
-    given = {key: getattr(arguments, key) for key in HELP if getattr(arguments, key) is not None}
+    if arguments.command == "run":
+        options, own = HELP, [setting.name for setting in find_benchmark(arguments.benchmark).settings]
+    else:
+        options = HELP_ALL
+        own = [f"{name}.{setting.name}" for name, benchmark in BENCHMARKS.items() for setting in benchmark.settings]
+    given = {key: getattr(arguments, key) for key in options if getattr(arguments, key) is not None}
     for word in arguments.rest:
         key, equals, value = word.partition("=")
         if not equals:
             key, value = "model", word
-        if key not in HELP and key not in own:
-            near = difflib.get_close_matches(key, [*HELP, *own], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*HELP, *own])}"
+        if key not in options and key not in own:
+            near = difflib.get_close_matches(key, [*options, *own], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*options, *own])}"
             raise EmmaError(f"unknown setting {key!r}; {hint}")
         if key in given:
             raise EmmaError(f"{key} is given twice: {given[key]!r} and {value!r}")
         given[key] = value
-    settings = RunSettings(**{key: value for key, value in given.items() if key in HELP})
-    settings.benchmark = {key: value for key, value in given.items() if key not in HELP}
+    settings = RunSettings(**{key: value for key, value in given.items() if key in options})
+    settings.benchmark = {key: value for key, value in given.items() if key not in options}
     settings.batch_size = _whole("batch_size", settings.batch_size)
     if settings.max_new_tokens is not None:
         settings.max_new_tokens = _whole("max_new_tokens", settings.max_new_tokens)
@@ -150,29 +166,20 @@ def _whole(key: str, value: str | int) -> int:
 
 def run(name: str, settings: RunSettings) -> None:
     """`run`: everything that can be checked is checked before the model is loaded."""
-    from emma.eval.answerers import find_answerer
     from emma.eval.benchmark import find_benchmark, find_data
     from emma.eval.controls import Controls
     from emma.eval.shards import Shard
-    from emma.serve import find_model
 
     controls = Controls(settings.image_control, settings.instruction_control)
     shard = Shard.find(settings.shard)
     benchmark = find_benchmark(name)
-    model = settings.model
-    if model is None:
-        model = str(find_model())
-        print(f"model: {model} (the last quickstart model)", file=sys.stderr)
-    found = find_answerer(model, settings.dtype, settings.device)
+    found = _find_model(settings)
     data = find_data(benchmark, settings.data, found.provenance)
     output = Path(settings.output) if settings.output else found.runs / f"{benchmark.name}{controls.suffix}"
-
-    from transformers.utils import logging as transformers_logging
 
     from emma.eval.report import as_markdown
     from emma.eval.runner import evaluate
 
-    transformers_logging.disable_progress_bar()
     report = evaluate(
         benchmark,
         found.answerer,
@@ -190,7 +197,52 @@ def run(name: str, settings: RunSettings) -> None:
         print(f"share {shard} is answered; the last of the {shard.of} to finish, or one more run, reports: {output}")
         return
     print(as_markdown(report))
-    print(f"report: {output / 'report.md'}")
+    print(f"report: {output / 'report.html'}")
+
+
+def _find_model(settings: RunSettings) -> "Found":
+    from transformers.utils import logging as transformers_logging
+
+    from emma.eval.answerers import find_answerer
+    from emma.serve import find_model
+
+    transformers_logging.disable_progress_bar()
+    model = settings.model
+    if model is None:
+        model = str(find_model())
+        print(f"model: {model} (the last quickstart model)", file=sys.stderr)
+    return find_answerer(model, settings.dtype, settings.device)
+
+
+def run_all(settings: RunSettings) -> int:
+    """`all`: 1 when a benchmark failed; one whose data is not there is only named."""
+    from emma.eval import suite
+    from emma.eval.controls import Controls
+    from emma.eval.report import markdown, table
+    from emma.eval.shards import Shard
+
+    controls = Controls(settings.image_control, settings.instruction_control)
+    shard = Shard.find(settings.shard)
+    found = _find_model(settings)
+    output = Path(settings.output) if settings.output else found.runs
+    came = suite.run_all(
+        found,
+        output,
+        settings.data,
+        controls,
+        settings.benchmark,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        shard=shard,
+        restart=settings.restart,
+    )
+    if runs := suite.runs_of(found, output):
+        print(markdown.table(table.write(runs, output / "table")))
+    for remark in came.remarks():
+        print(remark)
+    if runs:
+        print(f"table: {output / 'table.html'} (and .md, .json)")
+    return 1 if came.failed else 0
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -237,83 +289,36 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    """`report`: a markdown table on standard output."""
-    from emma.eval.summary import as_html, as_markdown, find_reports
+    """`report`: the page of several runs, in markdown, on standard output."""
+    from emma.eval.report import find_runs, table
 
-    reports = find_reports(arguments.runs)
-    text = as_markdown("Evaluation", reports)
-    print(text, end="")
-    if arguments.output:
-        html = Path(arguments.output).suffix == ".html"
-        _write(arguments.output, as_html("Evaluation", reports) if html else text)
+    runs = find_runs(arguments.runs)
+    made = table.summary(runs)
+    _show(table.page(runs, made, Path(arguments.output).parent if arguments.output else None), made, arguments.output)
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """`compare`: one sentence, or a JSON object."""
-    from emma.eval.summary import compare_reports, find_reports
+    """`compare`: the second run against the first, in markdown, on standard output."""
+    from emma.eval.report import compare
 
-    first, second = (find_reports([run])[0] for run in (arguments.first, arguments.second))
-    comparison = compare_reports(first, second)
-    print(json.dumps(comparison.as_dict(), indent=2) if arguments.json else comparison.sentence)
+    made = compare.compare(compare.find_run(arguments.runs[0]), compare.find_run(arguments.runs[1]), arguments.data)
+    _show(compare.page(made), made, arguments.output)
 
 
-def everything(settings: RunSettings) -> int:
-    """`all`: every benchmark whose files are here, one after the other; one page of all in three forms.
+def _show(page: "Page", made: dict[str, Any], output: str | None) -> None:
+    """Print a page in markdown; write it to `output` in the form that the ending says (`made` is its JSON form)."""
+    from emma.eval.report import html, markdown
 
-    Returns 1 if one of them failed; what is not here is named and is no failure.
-    """
-    from emma.eval.answerers import find_answerer
-    from emma.eval.benchmark import find_data
-    from emma.eval.benchmarks import BENCHMARKS
-    from emma.eval.controls import Controls
-    from emma.eval.predictions import write_json
-    from emma.eval.runner import evaluate
-    from emma.eval.summary import as_html, as_markdown
-    from emma.serve import find_model
-
-    if settings.output or settings.images or settings.shard or settings.benchmark:
-        raise EmmaError("all: output, images, shard and a benchmark's own settings belong to `run`")
-    if settings.data not in (None, "world"):
-        raise EmmaError(
-            f"data={settings.data}: `all` looks in playground/data/eval, or with data=world in the world's sets"
-        )
-    controls = Controls(settings.image_control, settings.instruction_control)
-    found = find_answerer(settings.model or str(find_model()), settings.dtype, settings.device)
-    reports, missing, failed = [], [], []
-    for benchmark in BENCHMARKS.values():
-        try:
-            data = find_data(benchmark, settings.data, found.provenance)
-        except EmmaError:
-            missing.append(f"{benchmark.title}: its files are not here")
-            continue
-        try:
-            output = found.runs / f"{benchmark.name}{controls.suffix}"
-            made = evaluate(
-                benchmark,
-                found.answerer,
-                data,
-                output,
-                controls=controls,
-                batch_size=settings.batch_size,
-                max_new_tokens=settings.max_new_tokens,
-                restart=settings.restart,
-            )
-            reports.append((made or {}) | {"path": str(output / "report.json")})
-        except EmmaError as error:
-            failed.append(f"{benchmark.title}: {error}")
-            print(f"failed: {failed[-1]}", file=sys.stderr)
-    if not reports and not failed:
-        raise EmmaError("no benchmark's files are here; see emma/eval/README.md for where they go, or use data=world")
-    title = f"Evaluation of {found.answerer.name}{controls.words}"
-    text = as_markdown(title, reports, failed + missing)
-    print(text)
-    found.runs.mkdir(parents=True, exist_ok=True)
-    name = f"report{controls.suffix}"
-    _write(str(found.runs / f"{name}.md"), text)
-    _write(str(found.runs / f"{name}.html"), as_html(title, reports, failed + missing))
-    write_json(found.runs / f"{name}.json", {"title": title, "reports": reports, "failed": failed, "missing": missing})
-    print(f"report: {found.runs / name}.md, .html and .json")
-    return 1 if failed else 0
+    forms: dict[str, Callable[[], str]] = {
+        ".md": lambda: markdown.render(page),
+        ".html": lambda: html.render(page),
+        ".json": lambda: json.dumps(made, indent=2, ensure_ascii=False) + "\n",
+    }
+    suffix = Path(output).suffix if output else ".md"
+    if suffix not in forms:
+        raise EmmaError(f"--output {output}: its name must end in {', '.join(forms)}")
+    print(markdown.render(page), end="")
+    _write(output, forms[suffix]())
 
 
 def _write(path: str | None, text: str) -> None:
@@ -330,16 +335,11 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parse(arguments)
     if parsed.command == "run":
         run(parsed.benchmark, settings_from(parsed))
-    elif parsed.command == "score":
-        score(parsed)
-    elif parsed.command == "export":
-        export(parsed)
-    elif parsed.command == "compare":
-        compare(parsed)
     elif parsed.command == "all":
-        return everything(settings_from(parsed))
+        return run_all(settings_from(parsed))
     else:
-        report(parsed)
+        commands = {"score": score, "export": export, "report": report, "compare": compare}
+        commands[parsed.command](parsed)
     return 0
 
 

@@ -81,20 +81,22 @@ def find_data(benchmark: Benchmark, data: str | Path | None, provenance: dict) -
     """
     if data == "hub":
         return fetch_from_hub(benchmark)
-    trained_on = world_of(provenance)
-    if data == "world" or (data is None and (trained_on or benchmark.name == "world")):
-        world = trained_on if trained_on and trained_on.is_dir() else resolve(WORLD_FOLDER)
-        folder = world / "eval" / benchmark.name
-        remedy = "make it with: python -m emma.data world"
-    elif data is None:
-        folder = resolve("playground/data/eval") / benchmark.name
-        remedy = "put them there, name their folder with data=DIR, or use the tiny world's set with data=world"
-    else:
-        folder = Path(data).expanduser()
-        remedy = "check the path"
+    folder, remedy = usual_place(benchmark, data, provenance)
     if not folder.is_dir():
         raise EmmaError(f"{benchmark.title}: no folder {folder}. It should hold {benchmark.files}; {remedy}")
     return folder
+
+
+def usual_place(benchmark: Benchmark, data: str | Path | None, provenance: dict) -> tuple[Path, str]:
+    """The folder that `find_data` looks for, there or not, and what to do where it is not."""
+    trained_on = world_of(provenance)
+    if data == "world" or (data is None and (trained_on or benchmark.name == "world")):
+        world = trained_on if trained_on and trained_on.is_dir() else resolve(WORLD_FOLDER)
+        return world / "eval" / benchmark.name, "make it with: python -m emma.data world"
+    if data is None:
+        remedy = "put them there, name their folder with data=DIR, or use the tiny world's set with data=world"
+        return resolve("playground/data/eval") / benchmark.name, remedy
+    return Path(data).expanduser(), "check the path"
 
 
 def fetch_from_hub(benchmark: Benchmark) -> Path:

@@ -14,7 +14,7 @@ from emma.eval.shards import Shard
 log = logging.getLogger(__name__)
 
 REMEDY = "name another output, or start over with restart=true"
-LEFT_BY_A_RUN = ("predictions*.jsonl", "timing*.jsonl", "fingerprint.json", "report.*")
+LEFT_BY_A_RUN = ("predictions*.jsonl", "timing*.jsonl", "fingerprint.json", "report.*", "failures.html")
 
 
 def fingerprint_differences(before: dict, now: dict, prefix: str = "") -> list[str]:

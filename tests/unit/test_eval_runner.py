@@ -18,8 +18,8 @@ from emma.eval.answerers.emma import EmmaAnswerer
 from emma.eval.benchmark import find_benchmark, find_data
 from emma.eval.controls import Controls
 from emma.eval.predictions import Predictions, fingerprint_differences
+from emma.eval.report import as_table, find_reports
 from emma.eval.runner import evaluate
-from emma.eval.summary import as_table, find_reports
 
 PAIRS = 5
 KILLED_RUN = Path(__file__).parents[1] / "killed_run.py"

@@ -94,6 +94,8 @@ def test_amber_questions_and_score(amber_folder):
     # CHAIR 0 of 1 mention; (100 - 0 + 66.7) / 2
     assert found.primary == "amber_score"
     assert figures["amber_score"].value == pytest.approx(83.35)
+    assert found.credits == {"3": 1, "4": 1, "5": 1, "6": 0, "7": 0, "8": 1}, "the caption, 1, has none"
+    assert (found.expected["5"], found.expected["8"]) == ("no", "yes")
     exact = amber.score(amber_folder, given[:6], mapping="exact")
     # exactly Yes or No: only 8
     assert exact.figures["accuracy"].value == 16.7
@@ -162,6 +164,8 @@ def test_mmrel(tmp_path):
     assert found.figures["f1"].value == pytest.approx(200 / 3)  # 1 right yes, 1 wrong yes
     assert found.figures["VG_100K/accuracy"].value == 0
     assert found.figures["action/accuracy"].n == 2
+    assert found.credits == {"1": 1, "2": 0}
+    assert found.expected == {"1": "yes", "2": "no"}
 
 
 def test_rbench_is_the_mean_over_five_lists(tmp_path):
@@ -178,6 +182,7 @@ def test_rbench_is_the_mean_over_five_lists(tmp_path):
     # precision: 1/1.00001, 0, 0/1.00001, 0, 1/1.00001
     assert found.figures["precision"].value == pytest.approx(100 * 2 / 1.00001 / 5)
     assert found.figures["all/accuracy"].value == 50
+    assert found.credits == {"0": 1, "1": 1, "2": 0, "3": 0}
     unanswered = rbench.score(tmp_path, answers((0, "Yes"), (1, "No"), (3, "Yes")))
     assert unanswered.figures["accuracy"].value == pytest.approx(80), "the list without answers counts 0"
 

@@ -46,12 +46,17 @@ class EmmaAnswerer:
 
         return load_folder(self.folder, self._dtype, self._target)[0]
 
-    def fingerprint(self) -> dict[str, Any]:
+    @cached_property
+    def _weights_hash(self) -> str:
+        """Once for all benchmarks: it reads every byte."""
         from emma.checkpoints.provenance import weights_hash
 
+        return weights_hash(self.folder)
+
+    def fingerprint(self) -> dict[str, Any]:
         processor = self.processor
         return {
-            "weights": weights_hash(self.folder),
+            "weights": self._weights_hash,
             "dtype": str(self._dtype).removeprefix("torch."),
             "template": processor.template,
             "instruction": processor.eval_instruction.to_dict() if processor.instruction_aware else None,

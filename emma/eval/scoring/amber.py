@@ -267,6 +267,7 @@ def score(
             outcome = judge_caption(kept, rows[id], words, same)
             counts.append((*outcome, outcome[0] == 0))
         figures |= generative_figures(np.array(counts, dtype=np.float64))
+    said: dict[str, str] = {}
     if yes_no:
         said = {id: as_yes_no(text, mapping) for id, text in yes_no.items()}
         if mapping == "first_word":
@@ -284,7 +285,17 @@ def score(
         value = (100 - figures["chair"].value + figures["f1"].value) / 2
         figures["amber_score"] = Figure(value, len(matched.texts), "captions and questions", None, "points")
         primary = "amber_score"
-    return Score(primary, figures, "captions, questions", matched.counts, tuple(notes))
+    expected = {id: "no" if rows[id].truth == "no" else "yes" for id in said}
+    credits = {id: float(text == expected[id].capitalize()) for id, text in said.items()}
+    return Score(
+        primary,
+        figures,
+        "captions, questions",
+        matched.counts,
+        tuple(notes),
+        credits=credits,
+        expected=expected,
+    )
 
 
 def _outcomes(rows: Mapping[str, Row], said: Mapping[str, str]) -> np.ndarray:

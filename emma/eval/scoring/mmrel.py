@@ -6,7 +6,7 @@ from typing import Any
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
 from emma.eval.scoring.score import Score
-from emma.eval.scoring.yesno_set import Row, figures_of, label_is_no
+from emma.eval.scoring.yesno_set import Row, credits_of, expected_of, figures_of, label_is_no
 from emma.eval.settings import Setting
 from emma.eval.tables import SUFFIXES, read_rows
 
@@ -78,4 +78,5 @@ def score(data: Path, answers: list[Answer]) -> Score:
     figures = figures_of(rows, matched.texts)
     for group in dict.fromkeys(group for row in rows for group in row.groups):
         figures |= figures_of([row for row in rows if group in row.groups], matched.texts, f"{group}/")
-    return Score("accuracy", figures, "images", matched.counts)
+    credits, expected = credits_of(rows, matched.texts), expected_of(rows)
+    return Score("accuracy", figures, "images", matched.counts, credits=credits, expected=expected)

@@ -10,7 +10,7 @@ from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
 from emma.eval.scoring import yesno
 from emma.eval.scoring.score import Figure, Floats, Score, figure
-from emma.eval.scoring.yesno_set import Row, figures_of, label_is_no
+from emma.eval.scoring.yesno_set import Row, credits_of, expected_of, figures_of, label_is_no
 from emma.eval.settings import Setting
 from emma.eval.tables import find_files, read_json, read_rows
 
@@ -105,4 +105,5 @@ def score(data: Path, answers: list[Answer], level: str = "image") -> Score:
 
     figures: dict[str, Figure] = {name: figure(counts, mean(rule), n, "questions") for name, rule in RULES.items()}
     figures |= figures_of(rows, matched.texts, "all/")
-    return Score("accuracy", figures, "images", matched.counts)
+    credits, expected = credits_of(rows, matched.texts), expected_of(rows)
+    return Score("accuracy", figures, "images", matched.counts, credits=credits, expected=expected)

@@ -1,7 +1,7 @@
 """What a scorer returns: named figures in percent, each with its number of units and a bootstrap interval."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,23 @@ SEED = 0
 @dataclass(frozen=True)
 class Figure:
     """One figure over `n` units (`unit`: questions, pairs ...), in percent unless `scale` says otherwise (points).
-    `interval` holds 95 %; None where fewer than two resampling units exist."""
+    `interval` holds 95 %; None where fewer than two resampling units exist.
+
+    `counts` float[C, K] and `statistic` are what it was computed from, see `figure`; two runs are compared through
+    them. None in a figure that was computed otherwise.
+    """
 
     value: float
     n: int
     unit: str
     interval: list[float] | None
     scale: str = "percent"
+    counts: Floats | None = field(default=None, compare=False, repr=False)
+    statistic: Callable[[Floats], Floats] | None = field(default=None, compare=False, repr=False)
+
+    def as_dict(self) -> dict:
+        """JSON form, without what it was computed from."""
+        return {name: getattr(self, name) for name in ("value", "n", "unit", "interval", "scale")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Score:
             "n": first.n,
             "unit": first.unit,
             "interval": first.interval,
-            "figures": {name: asdict(figure) for name, figure in self.figures.items()},
+            "figures": {name: figure.as_dict() for name, figure in self.figures.items()},
             "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED, "resampled": self.resampled},
             "answers": self.answers,
             "notes": list(self.notes),
@@ -69,17 +79,27 @@ def figure(counts: Floats, statistic: Callable[[Floats], Floats], n: int, unit: 
     """
     counts = np.asarray(counts, dtype=np.float64)
     value = float(100 * statistic(counts.sum(axis=0, keepdims=True))[0])
-    units = len(counts)
-    if units < 2:
-        return Figure(value, n, unit, None)
-    rng = np.random.default_rng(SEED)
-    sums = np.stack([_resample(rng, units) @ counts for _ in range(RESAMPLES)])
-    low, high = np.percentile(100 * statistic(sums), [2.5, 97.5])
-    return Figure(value, n, unit, [float(low), float(high)])
+    whole = Figure(value, n, unit, None, counts=counts, statistic=statistic)
+    if len(counts) < 2:
+        return whole
+    low, high = np.percentile(resampled(whole), [2.5, 97.5])
+    return replace(whole, interval=[float(low), float(high)])
 
 
-def _resample(rng: np.random.Generator, units: int) -> NDArray[np.int64]:
-    return np.bincount(rng.integers(0, units, units), minlength=units)
+def resampled(of: Figure) -> Floats:
+    """float[RESAMPLES]: the figure over units drawn with replacement.
+
+    The draws follow from the number of units alone, so that two figures over the same units are drawn alike: their
+    differences are a paired bootstrap.
+
+    Raises:
+        ValueError: a figure that does not carry its counts.
+    """
+    if of.counts is None or of.statistic is None:
+        raise ValueError("the figure does not carry its counts")
+    rng, units = np.random.default_rng(SEED), len(of.counts)
+    drawn = (np.bincount(rng.integers(0, units, units), minlength=units) for _ in range(RESAMPLES))
+    return 100 * of.statistic(np.stack([weights @ of.counts for weights in drawn]))
 
 
 def accuracy(right: list[bool], groups: list, unit: str = "questions") -> Figure:

@@ -33,6 +33,15 @@ def figures_of(rows: Sequence[Row], texts: Mapping[str, str], prefix: str = "") 
     return {f"{prefix}{name}": figure(counts, rule, n, "questions") for name, rule in yesno.FIGURES.items()}
 
 
+def credits_of(rows: Sequence[Row], texts: Mapping[str, str]) -> dict[str, float]:
+    """1 for a right answer, 0 for a wrong one, by the id of every question that has one."""
+    return {row.id: float(yesno.is_no(texts[row.id]) == row.label_no) for row in rows if row.id in texts}
+
+
+def expected_of(rows: Sequence[Row]) -> dict[str, str]:
+    return {row.id: "no" if row.label_no else "yes" for row in rows}
+
+
 def label_is_no(value: Any) -> bool:
     """A label counts as no when it contains `no` in any case (R-Bench's rule)."""
     return "no" in str(value).lower()
