@@ -53,7 +53,7 @@ class Jobs:
     def run(self, ranks: int, seconds: int = 280) -> dict[str, list[dict]]:
         """Outcomes by name and rank. The time limit is what says that no rank waits for ever."""
         code, output, outcomes = self.launch(ranks, seconds)
-        assert code == 0, output[-4000:]
+        assert code == 0, output[-20_000:]
         return dict(zip(self.names, outcomes, strict=True))
 
 
