@@ -275,15 +275,13 @@ def export(arguments: argparse.Namespace) -> None:
     from emma.eval.answers import read_answers
     from emma.eval.benchmark import find_benchmark
     from emma.eval.export import export as write
-    from emma.eval.settings import choose, for_part
 
     annotations, output = Path(arguments.annotations), Path(arguments.output)
     if not annotations.is_dir():
         raise EmmaError(f"--annotations {annotations}: no such folder")
     benchmark = find_benchmark(arguments.benchmark)
-    chosen = choose(benchmark.settings, _words(arguments.settings), benchmark.title)
     answers = read_answers(Path(arguments.predictions))
-    counts = write(benchmark.name, annotations, answers, output, for_part(benchmark.settings, chosen, "score"))
+    counts = write(benchmark, annotations, answers, output, _words(arguments.settings))
     print(output)
     print(", ".join(f"{name} {count}" for name, count in counts.items()), file=sys.stderr)
 

@@ -8,25 +8,35 @@ from typing import Any
 
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
+from emma.eval.benchmark import Benchmark
 from emma.eval.scoring import mmbench, mmmu, seed_bench, vizwiz, vqav2
 from emma.eval.scoring.mmmu_parse import SEED, parse_letter
 from emma.eval.scoring.vqa_metric import processed
+from emma.eval.settings import choose
+
+SERVER_SPLITS = {"mmmu": "test", "vizwiz": "test", "vqav2": "test2015"}
 
 
 def export(
-    benchmark: str, data: Path, answers: list[Answer], output: Path, settings: Mapping[str, str]
+    benchmark: Benchmark, data: Path, answers: list[Answer], output: Path, settings: Mapping[str, str]
 ) -> dict[str, int]:
     """Write the submission file of a benchmark; returns the counts of `answers.match`.
 
+    `settings` are those given; without a split it is the one that the server scores.
+
     Raises:
-        EmmaError: a benchmark without a server, a missing answer where the server wants all, a file that cannot be
-            written.
+        EmmaError: a benchmark without a server, a setting that the file does not depend on, a missing answer where the
+            server wants all, a file that cannot be written.
     """
-    if benchmark not in EXPORTS:
-        raise EmmaError(f"{benchmark} has no submission file; these have: {', '.join(sorted(EXPORTS))}")
+    name = benchmark.name
+    if name not in EXPORTS:
+        raise EmmaError(f"{name} has no submission file; these have: {', '.join(sorted(EXPORTS))}")
+    own = [setting for setting in benchmark.settings if "export" in setting.affects]
+    split = {"split": SERVER_SPLITS[name]} if name in SERVER_SPLITS else {}
+    chosen = choose(own, split | dict(settings), f"export of {benchmark.title}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        return EXPORTS[benchmark](data, answers, output, **settings)
+        return EXPORTS[name](data, answers, output, **chosen)
     except OSError as error:
         raise EmmaError(f"cannot write {output}: {error.strerror}") from error
 
@@ -49,9 +59,7 @@ def export_vqav2(data: Path, answers: list[Answer], output: Path, split: str, pr
     return matched.counts
 
 
-def export_vizwiz(
-    data: Path, answers: list[Answer], output: Path, split: str, predictions: str, ground_truth: str
-) -> dict[str, int]:
+def export_vizwiz(data: Path, answers: list[Answer], output: Path, split: str, predictions: str) -> dict[str, int]:
     """EvalAI: image and processed answer in the order of the questions; every question must be answered."""
     rows = vizwiz.read(data, split)
     matched = match((row.image for row in rows), vizwiz.name_answers(rows, answers))

@@ -7,13 +7,14 @@ from typing import Literal
 
 from emma.errors import EmmaError
 
-Part = Literal["questions", "score"]
+Part = Literal["questions", "score", "export"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One choice. `choices` None takes any text (a path, a URL). `affects` says which of the benchmark's two functions,
-    `items` (`questions`) and `score`, take it as a keyword argument; what affects questions enters the fingerprint."""
+    """One choice. `choices` None takes any text (a path, a URL). `affects` says which of the benchmark's functions,
+    `items` (`questions`), `score` and that in `export.py`, take it as a keyword argument; what affects questions enters
+    the fingerprint."""
 
     name: str
     default: str
@@ -41,5 +42,5 @@ def choose(settings: Sequence[Setting], given: Mapping[str, str], where: str) ->
 
 
 def for_part(settings: Sequence[Setting], chosen: Mapping[str, str], part: Part) -> dict[str, str]:
-    """The chosen values that one of the two functions takes."""
+    """The chosen values that one of the functions takes."""
     return {setting.name: chosen[setting.name] for setting in settings if part in setting.affects}

@@ -4,7 +4,8 @@
 # CHECKPOINT  a model folder; default: the last quickstart model
 # key=value   data=DIR|world images=DIR output=DIR batch_size=16 shard=K/N max_new_tokens=N device=cpu
 #             dtype=float32 restart=true image_control=none|blank|removed instruction_control=none|empty|shuffled|unrelated
-# Its own settings: split=val2014|train2014; predictions=processed|raw.
+# Its own settings: split=val2014|train2014; suffix=short|unanswerable; predictions=processed|raw;
+#   unanimous=as_is|normalised.
 # Data: playground/data/eval/okvqa with OpenEnded_mscoco_{split}_questions.json, mscoco_{split}_annotations.json
 #   and COCO images.
 # Answers and report go to CHECKPOINT/eval/okvqa; a run that was stopped goes on when it is started again.

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from emma.eval.__main__ import main
+from emma.eval.prompts import SHORT, UNANSWERABLE
 
 
 def call(tmp_path, benchmark, rows, output, *words):
@@ -28,10 +29,39 @@ def test_vqav2(tmp_path):
     ]
 
 
+def test_vqav2_lists_what_the_server_scores(tmp_path, capsys):
+    for split, id in (("val2014", 1), ("test2015", 2), ("test-dev2015", 3)):
+        rows = [{"image_id": 1, "question": "?", "question_id": id}]
+        (tmp_path / f"v2_OpenEnded_mscoco_{split}_questions.json").write_text(json.dumps({"questions": rows}))
+    output = tmp_path / "upload.json"
+    assert call(tmp_path, "vqav2", [(2, "The cat")], output) == 0
+    assert json.loads(output.read_text()) == [{"question_id": 2, "answer": "cat"}]
+    assert call(tmp_path, "vqav2", [(2, "The cat")], output, "predictions=raw") == 0
+    assert json.loads(output.read_text()) == [{"question_id": 2, "answer": "The cat"}]
+    assert call(tmp_path, "vqav2", [(2, "cat")], output, "unanimous=as_is") == 1
+    assert "export of VQAv2 has no setting 'unanimous'; its settings: split, predictions" in capsys.readouterr().err
+
+
+def test_lists_in_llava_s_files(tmp_path):
+    rows = [
+        {"question_id": id, "image": f"COCO_test2015_{id:012d}.jpg", "text": f"What?\n{SHORT}", "category": "default"}
+        for id in (5, 3)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "llava_vqav2_mscoco_test2015.jsonl").write_text(lines)
+    output = tmp_path / "upload.json"
+    assert call(tmp_path, "vqav2", [(3, "yes")], output) == 0
+    assert json.loads(output.read_text()) == [{"question_id": 5, "answer": ""}, {"question_id": 3, "answer": "yes"}]
+    row = {"question_id": 0, "image": "VizWiz_test_00000000.jpg", "text": f"What?\n{UNANSWERABLE}\n{SHORT}"}
+    (tmp_path / "llava_test.jsonl").write_text(json.dumps(row) + "\n")
+    assert call(tmp_path, "vizwiz", [(0, "Three")], output) == 0
+    assert json.loads(output.read_text()) == [{"image": "VizWiz_test_00000000.jpg", "answer": "3"}]
+
+
 def test_vizwiz_wants_all(tmp_path, capsys):
     (tmp_path / "test.json").write_text(json.dumps([{"image": f"{i}.jpg", "question": "?"} for i in "ab"]))
     output = tmp_path / "upload.json"
-    assert call(tmp_path, "vizwiz", [("a.jpg", "Two")], output, "split=test") == 1
+    assert call(tmp_path, "vizwiz", [("a.jpg", "Two")], output) == 1
     assert "wants an answer to every question: 1 are missing, first b.jpg" in capsys.readouterr().err
     assert call(tmp_path, "vizwiz", [("a.jpg", "Two"), (1, "unanswerable")], output, "split=test") == 0
     assert json.loads(output.read_text()) == [

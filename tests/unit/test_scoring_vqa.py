@@ -91,6 +91,7 @@ def test_unanimous_answers_are_not_normalised():
     assert vqa_credit("yes\n", records(*["yes"] * 10)) == 1
     assert vqa_credit("Yes", records(*["yes"] * 9, "no")) == 1
     assert vqa_credit("The dog.", records(*["dog"] * 9, "a dog")) == 1
+    assert vqa_credit("Yes", records(*["yes"] * 10), normalise_unanimous=True) == 1
 
 
 def test_annotators_are_left_out_by_their_whole_record():
@@ -120,6 +121,10 @@ def test_vqav2(tmp_path):
     # raw: "Yes" and "two" against unanimous strings 0; cat 60; "man's hat" is not "man 's hat" 0: mean 15
     raw = vqav2.score(tmp_path, answers((11, "Yes"), (12, "cat"), (21, "two"), (22, "man's hat")), predictions="raw")
     assert raw.figures["accuracy"].value == pytest.approx(15)
+    # all normalised: Yes and "two" match now, "man's hat" still is not "man 's hat": (100 + 60 + 100 + 0) / 4
+    loose = answers((11, "Yes"), (12, "cat"), (21, "two"), (22, "man's hat"))
+    found = vqav2.score(tmp_path, loose, predictions="raw", unanimous="normalised")
+    assert found.figures["accuracy"].value == pytest.approx(65)
     missing = vqav2.score(tmp_path, answers((12, "dog")))
     assert missing.figures["accuracy"].value == pytest.approx(25)
     assert missing.answers["missing"] == 3
@@ -130,8 +135,24 @@ def test_vqav2_questions_and_other_splits(tmp_path):
     write(tmp_path / "Questions" / "v2_OpenEnded_mscoco_test2015_questions.json", {"questions": rows})
     (question,) = vqav2.read(tmp_path, "test2015")
     assert (question.id, question.image_id, question.text) == ("70", 7, "What?")
-    with pytest.raises(EmmaError, match=r"no VQAv2 annotations in .*v2_mscoco_test2015_annotations.json"):
+    with pytest.raises(EmmaError, match="VQAv2 test2015 has no published answers: export"):
         vqav2.score(tmp_path, [], split="test2015")
+    with pytest.raises(EmmaError, match=r"no VQAv2 annotations in .*v2_mscoco_val2014_annotations.json"):
+        vqav2.score(tmp_path, [])
+
+
+def test_vqav2_refuses_what_it_cannot_score(tmp_path):
+    row = {"question_id": 1, "image_id": 1, "question_type": "q", "answer_type": "other", "answers": records("a", "b")}
+    file = tmp_path / "v2_mscoco_val2014_annotations.json"
+    for rows, message in (
+        ([row, row], "a question_id occurs twice"),
+        ([row, {**row, "question_id": 2, "answers": []}], "question 2 has no answers"),
+        ([{"question_id": 1}], "expected question_id and answers"),
+        ([], "expected an object with a list 'annotations'"),
+    ):
+        write(file, {"annotations": rows})
+        with pytest.raises(EmmaError, match=message):
+            vqav2.score(tmp_path, [])
 
 
 def test_okvqa_counts_equal_pairs(tmp_path):
@@ -139,6 +160,20 @@ def test_okvqa_counts_equal_pairs(tmp_path):
     row = {"question_id": 1, "image_id": 1, "question_type": "one", "answer_type": "other", "answers": records(*pairs)}
     write(tmp_path / "mscoco_val2014_annotations.json", {"annotations": [row]})
     assert okvqa.score(tmp_path, answers((1, "Spain."))).figures["accuracy"].value == pytest.approx(60)
+
+
+def test_okvqa_s_question_type_other_is_not_its_answer_type(tmp_path):
+    base = {"image_id": 1, "answer_type": "other", "answers": records(*["spain"] * 10)}
+    rows = [base | {"question_id": 1, "question_type": "one"}, base | {"question_id": 2, "question_type": "other"}]
+    write(tmp_path / "mscoco_val2014_annotations.json", {"annotations": rows})
+    figures = okvqa.score(tmp_path, answers((1, "spain"), (2, "peru"))).figures
+    assert {name: figure.value for name, figure in figures.items()} == {
+        "accuracy": 50,
+        "one/accuracy": 100,
+        "other/accuracy": 0,
+    }
+    write(tmp_path / "mscoco_val2014_annotations.json", {"annotations": rows[:1]})
+    assert list(okvqa.score(tmp_path, answers((1, "spain"))).figures) == ["accuracy", "one/accuracy"]
 
 
 def test_vizwiz(tmp_path):
@@ -172,6 +207,16 @@ def test_vizwiz_test_has_no_answers(tmp_path):
         vizwiz.score(tmp_path, [], split="test")
 
 
+def test_vizwiz_leaves_annotators_out_by_place(tmp_path):
+    texts = ["red"] * 2 + ["unsuitable"] * 8
+    given = [{"answer": text, "answer_confidence": "yes"} for text in texts]
+    write(tmp_path / "val.json", [{"image": "a.jpg", "question": "what?", "answers": given, "answer_type": "other"}])
+    # two of ten: 2 * 1/3 + 8 * 2/3 = 6; their records are equal, and by record it would be 8 * 2/3 = 5.33
+    assert vizwiz.score(tmp_path, answers(("a.jpg", "Red"))).figures["accuracy"].value == pytest.approx(60)
+    missing = vizwiz.score(tmp_path, answers(("b.jpg", "red")))
+    assert (missing.figures["accuracy"].value, missing.answers["missing"], missing.answers["extra"]) == (0, 1, 1)
+
+
 def gqa_row(question, answer, image, structural, semantic, group=None, balanced=True):
     types = {"structural": structural, "semantic": semantic, "detailed": "x"}
     base = {"question": question, "answer": answer, "imageId": image, "isBalanced": balanced, "types": types}
@@ -199,6 +244,28 @@ def test_gqa(tmp_path):
     # group color: gold red 1, blue 1; said red 1, blue! 1: chi = 0 + 1, over 100
     assert found.figures["distribution"].value == pytest.approx(0.01)
     assert found.answers["extra"] == 1, "the unbalanced question is not scored"
+    # every mark off: "blue!" is right too
+    assert gqa.score(tmp_path, given, punctuation="all").figures["accuracy"].value == pytest.approx(75)
+    assert gqa.score(tmp_path, given[:1]).figures["accuracy"].value == pytest.approx(25), "missing is wrong"
+
+
+def test_gqa_by_reasoning_steps(tmp_path):
+    def program(*steps):
+        return {"semantic": [{"operation": o, "argument": a, "dependencies": []} for o, a in steps]}
+
+    # select, filter and verify count; exist, query: name and choose name only read off
+    first = program(("select", "dog (1)"), ("filter color", "red"), ("exist", "?"))
+    second = program(("select", "dog (1)"), ("relate", "cat,on,s (2)"), ("query", "name"))
+    third = program(("select", "dog (1)"), ("choose name", "cat|dog"))
+    rows = {
+        "1": gqa_row("Is there a red dog?", "yes", "n1", "verify", "obj") | first,
+        "2": gqa_row("What is on the dog?", "cat", "n1", "query", "rel") | second,
+        "3": gqa_row("Is it a cat or a dog?", "dog", "n2", "choose", "cat") | third,
+    }
+    write(tmp_path / "testdev_balanced_questions.json", rows)
+    figures = gqa.score(tmp_path, answers((1, "yes"), (2, "dog"), (3, "dog"))).figures
+    assert (figures["02 steps/accuracy"].value, figures["02 steps/accuracy"].n) == (50, 2)
+    assert (figures["01 steps/accuracy"].value, figures["01 steps/accuracy"].n) == (100, 1)
 
 
 def test_textvqa_by_order_by_question_and_by_id(tmp_path):
@@ -219,6 +286,31 @@ def test_textvqa_by_order_by_question_and_by_id(tmp_path):
         ("i1", "red", {"question": "WHAT COLOUR?"}), ("i1", "pepsi", {"question": "What brand?"}), (3, "10:10")
     )
     assert textvqa.score(tmp_path, mixed).figures["accuracy"].value == expected
+    llava = "What colour?\nReference OCR token: A, B\nAnswer"
+    some = answers(("i1", "pepsi"), ("i1", "red", {"prompt": llava}), ("i2", "10:10"))
+    assert textvqa.score(tmp_path, some).figures["accuracy"].value == expected
+    # the second gets the question that the first has left
+    named_first = answers(("i1", "pepsi", {"question": "what brand?"}), ("i1", "red"), ("i2", "10:10"))
+    found = textvqa.score(tmp_path, named_first)
+    assert (found.figures["accuracy"].value, found.answers["duplicate"]) == (expected, 0)
+
+
+def test_textvqa_answers_that_match_nothing_or_twice(tmp_path):
+    rows = [
+        {"question_id": id, "image_id": "i1", "question": question, "answers": ["red"] * 10}
+        for id, question in ((1, "What?"), (2, "what?"), (3, "Why?"))
+    ]
+    write(tmp_path / "TextVQA_0.5.1_val.json", {"data": rows})
+    other = textvqa.score(tmp_path, answers(("i1", "red", {"question": "Who?"}), ("i9", "red")))
+    assert (other.answers["extra"], other.answers["missing"]) == (2, 3)
+    # one image asked the same question twice: both answers find a place, a third is the second's once more
+    asked = [("i1", text, {"question": "WHAT?"}) for text in ("red", "blue", "red")]
+    twice = textvqa.score(tmp_path, answers(*asked))
+    assert (twice.answers["duplicate"], twice.answers["missing"]) == (1, 1)
+    assert twice.figures["accuracy"].value == pytest.approx(200 / 3), "a missing answer is an empty one"
+    write(tmp_path / "TextVQA_0.5.1_val.json", {"data": [*rows, {**rows[0], "question_id": 4, "answers": []}]})
+    with pytest.raises(EmmaError, match="question 4 has no answers"):
+        textvqa.score(tmp_path, [])
 
 
 def test_scores_from_the_command_line(tmp_path, capsys):
@@ -241,7 +333,7 @@ def test_scores_from_the_command_line(tmp_path, capsys):
     assert ended.value.code == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["metric"], result["score"], result["n"]) == ("accuracy", 100.0, 1)
-    assert result["settings"] == {"split": "val2014", "predictions": "raw"}
+    assert result["settings"] == {"split": "val2014", "predictions": "raw", "unanimous": "as_is"}
     assert result["answers"]["duplicate"] == 2
     with pytest.raises(SystemExit) as ended:
         main([*main_arguments, "predictions=rar"])

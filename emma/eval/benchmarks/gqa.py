@@ -12,7 +12,7 @@ def items(data: Path, images: Path | None = None, split: str = "testdev_balanced
     folder = existing_images([images or data / "images"], "GQA")
     return [
         Item(row.id, row.question, f"{row.question}\n{SHORT}", (folder / f"{row.image}.jpg",), row.structural or None)
-        for row in scoring.read(data, split)
+        for row in scoring.read_questions(data, split)
         if row.balanced
     ]
 

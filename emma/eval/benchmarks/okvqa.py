@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from emma.eval.benchmark import Benchmark, Item, existing_images
-from emma.eval.prompts import SHORT
+from emma.eval.prompts import SHORT, UNANSWERABLE
 from emma.eval.scoring import okvqa as scoring
 
 
-def items(data: Path, images: Path | None = None, split: str = "val2014") -> list[Item]:
-    """Question and SHORT suffix, the form that LLaVA-1.5 was trained with; images as for VQAv2."""
+def items(data: Path, images: Path | None = None, split: str = "val2014", suffix: str = "short") -> list[Item]:
+    """Question and SHORT suffix, with UNANSWERABLE between them where the setting says so; images as for VQAv2."""
+    ending = SHORT if suffix == "short" else f"{UNANSWERABLE}\n{SHORT}"
     folder = existing_images([images] if images else [data / split, data / "coco" / split, data / "images"], "OK-VQA")
     return [
-        Item(q.id, q.text, f"{q.text}\n{SHORT}", (folder / f"COCO_{split}_{q.image_id:012d}.jpg",))
+        Item(q.id, q.text, f"{q.text}\n{ending}", (folder / f"COCO_{split}_{q.image_id:012d}.jpg",))
         for q in scoring.read(data, split)
     ]
 

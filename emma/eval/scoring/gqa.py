@@ -1,17 +1,18 @@
 """GQA: compositional questions about scene graphs; one word or phrase, right when it is the answer string."""
 
+import string
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
 from emma.eval.scoring.score import Figure, Score
 from emma.eval.scoring.vqa import breakdown, share
 from emma.eval.settings import Setting
-from emma.eval.tables import find_files, read_json
+from emma.eval.tables import find_files, read_json, read_rows
 
 SCORER = "GQA's evaluator, accuracy over balanced questions"
 VERSION = 1
@@ -22,22 +23,30 @@ SPLIT = Setting(
     ("questions", "score"),
     "which questions file",
 )
-SETTINGS = (SPLIT,)
-SEMANTIC = ("attr", "cat", "global", "obj", "rel")
+PUNCTUATION = Setting(
+    "punctuation",
+    "full_stops",
+    ("full_stops", "all"),
+    ("score",),
+    "full_stops: those at the end of a prediction are deleted (LLaVA); all: every mark, on both sides (lmms-eval)",
+)
+SETTINGS = (SPLIT, PUNCTUATION)
+NO_STEP = ("exist", "query: name", "choose name")  # operations that GQA's script does not count as reasoning
 
 
 @dataclass(frozen=True)
 class Row:
-    """A question of the questions file."""
+    """A question of the questions file; `answer` is empty where LLaVA's file stands in for it."""
 
     id: str
     question: str
     answer: str
     image: str
     balanced: bool
-    structural: str
-    semantic: str
-    group: str | None
+    structural: str = ""
+    semantic: str = ""
+    group: str | None = None
+    steps: int | None = None
 
 
 def read(data: Path, split: str = "testdev_balanced") -> list[Row]:
@@ -60,6 +69,7 @@ def read(data: Path, split: str = "testdev_balanced") -> list[Row]:
                 str((row.get("types") or {}).get("structural", "")),
                 str((row.get("types") or {}).get("semantic", "")),
                 (row.get("groups") or {}).get("global"),
+                reasoning_steps(row["semantic"]) if "semantic" in row else None,
             )
             for id, row in content.items()
         ]
@@ -69,9 +79,39 @@ def read(data: Path, split: str = "testdev_balanced") -> list[Row]:
         ) from error
 
 
+def read_questions(data: Path, split: str = "testdev_balanced") -> list[Row]:
+    """Rows to ask: those of `read`, or, where only LLaVA's `llava_gqa_{split}.jsonl` is there, its questions.
+
+    Raises:
+        EmmaError: neither file, or a missing field.
+    """
+    name, llava = f"{split}_questions.json", f"llava_gqa_{split}.jsonl"
+    file = find_files(data, (name, f"*/{name}", llava), "GQA questions")[0]
+    if file.name != llava:
+        return read(data, split)
+    try:
+        return [
+            Row(str(row["question_id"]), row["text"].split("\n")[0].strip(), "", Path(row["image"]).stem, True)
+            for row in read_rows(file, "GQA")
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise EmmaError(f"{file}: expected question_id, image and text in every row ({error!r})") from error
+
+
+def reasoning_steps(program: Sequence[Mapping[str, Any]]) -> int:
+    """Steps of a question's functional program (its `semantic` field), without those that only read the result off."""
+    steps = [f"{step['operation']}: {step['argument']}" for step in program]
+    return sum(not any(read_off in step for read_off in NO_STEP) for step in steps)
+
+
 def predicted(text: str) -> str:
     """The answer as GQA's evaluator is given it by LLaVA: trailing full stops off, lower case, nothing else."""
     return text.rstrip(".").lower()
+
+
+def without_marks(text: str) -> str:
+    """Lower case without any ASCII punctuation."""
+    return text.lower().translate(str.maketrans("", "", string.punctuation))
 
 
 def distribution(rows: list[Row], predictions: list[str]) -> float:
@@ -91,25 +131,33 @@ def distribution(rows: list[Row], predictions: list[str]) -> float:
     return weighted / total / 100 if total else 0.0
 
 
-def score(data: Path, answers: list[Answer], split: str = "testdev_balanced") -> Score:
+def score(data: Path, answers: list[Answer], split: str = "testdev_balanced", punctuation: str = "full_stops") -> Score:
     """Accuracy over balanced questions (primary); binary (structural type other than query) and open; by structural and
-    semantic type, by number of words; the distribution (a chi-square, no percentage). A missing answer is wrong."""
+    semantic type, by number of words and of reasoning steps; the distribution (a chi-square, no percentage). A missing
+    answer is wrong."""
     rows = [row for row in read(data, split) if row.balanced]
     if not rows:
         raise EmmaError(f"GQA {split}: no balanced question in the file")
     matched = match((row.id for row in rows), answers)
-    predictions = [predicted(matched.texts[row.id]) if row.id in matched.texts else "" for row in rows]
-    right = [float(p == row.answer) for p, row in zip(predictions, rows, strict=True)]
+    texts = [matched.texts.get(row.id, "") for row in rows]
+    predictions = [predicted(text) for text in texts]
+    if punctuation == "all":
+        right = [float(without_marks(text) == without_marks(row.answer)) for text, row in zip(texts, rows, strict=True)]
+    else:
+        right = [float(text == row.answer) for text, row in zip(predictions, rows, strict=True)]
     images = [row.image for row in rows]
     figures: dict[str, Figure] = {"accuracy": share(right, images)}
-    kinds = ["open" if row.structural == "query" else "binary" for row in rows]
-    figures |= {f"{label.split('/')[0]}": f for label, f in breakdown(right, images, kinds).items()}
+    for kind, is_open in (("binary", False), ("open", True)):
+        chosen = [i for i, row in enumerate(rows) if (row.structural == "query") == is_open]
+        if chosen:
+            figures[kind] = share([right[i] for i in chosen], [images[i] for i in chosen])
     figures |= breakdown(right, images, [row.structural for row in rows])
     figures |= breakdown(right, images, [row.semantic for row in rows])
     words = [f"{len(row.question.split()):02d} words" for row in rows]
-    figures |= dict(sorted(breakdown(right, images, words).items()))
-    groups = np.unique([row.group for row in rows if row.group is not None])
-    if len(groups):
+    steps = ["" if row.steps is None else f"{row.steps:02d} steps" for row in rows]
+    for lengths in (words, steps):
+        figures |= dict(sorted(breakdown(right, images, lengths).items()))
+    if groups := {row.group for row in rows if row.group is not None}:
         figures["distribution"] = Figure(
             distribution(rows, predictions), len(groups), "groups, lower is better", None, "chi-square"
         )

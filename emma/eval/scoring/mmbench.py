@@ -19,7 +19,7 @@ FILE = Setting(
     "file",
     "auto",
     None,
-    ("questions", "score"),
+    ("questions", "score", "export"),
     "name of the tsv file; auto: the one in the folder (their versions differ in rows)",
 )
 SETTINGS = (FILE,)

@@ -16,7 +16,9 @@ from emma.eval.tables import find_files, read_rows
 
 SCORER = "MMMU's evaluator (random letter with seed 42 where none is found)"
 VERSION = 1
-SPLIT = Setting("split", "validation", ("validation", "dev", "test"), ("questions", "score"), "test has no answers")
+SPLIT = Setting(
+    "split", "validation", ("validation", "dev", "test"), ("questions", "score", "export"), "test has no answers"
+)
 SETTINGS = (SPLIT,)
 DISCIPLINES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),

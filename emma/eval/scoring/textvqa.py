@@ -1,9 +1,8 @@
 """TextVQA: questions that need reading; agreement with ten annotators, both sides processed."""
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from emma.errors import EmmaError
 from emma.eval.answers import Answer, match
@@ -63,42 +62,62 @@ def prompts(data: Path) -> dict[tuple[str, str], str]:
     Raises:
         EmmaError: `llava_textvqa_val_v051_ocr.jsonl` is not there.
     """
-    file = find_files(data, ("llava_textvqa_val_v051_ocr.jsonl", "*/llava_textvqa_val_v051_ocr.jsonl"), "OCR tokens")
-    return {_key(row): row["text"] for row in read_rows(file, "TextVQA")}
+    names = ("llava_textvqa_val_v051_ocr.jsonl", "*/llava_textvqa_val_v051_ocr.jsonl")
+    file = find_files(data, names, "OCR tokens (ocr=none asks without them)")
+    try:
+        return {(str(row["question_id"]), _question_in(row["text"])): row["text"] for row in read_rows(file, "TextVQA")}
+    except (AttributeError, KeyError) as error:
+        raise EmmaError(f"{file[0]}: expected question_id and text in every row ({error!r})") from error
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    return str(row["question_id"]), str(row["text"]).split("\n")[0].strip().lower()
+def _question_in(prompt: str) -> str:
+    """LLaVA's prompts begin with the question, or with the OCR tokens and the question after them."""
+    lines = prompt.split("\n")
+    after_tokens = lines[0].startswith("Reference OCR token:") and len(lines) > 1
+    return lines[after_tokens].strip().lower()
 
 
 def name_answers(rows: list[Row], answers: list[Answer]) -> list[Answer]:
     """Answers under their question_id.
 
     An image has several questions, and LLaVA's ids are the images'. An answer with a `question` (or LLaVA's `prompt`,
-    whose first line it is) is matched by image and question; others with an image's id go to its questions in file
-    order.
+    which holds it) is matched by image and question; others with an image's id then go to the questions that are left
+    of it, in file order. A `question` that the image does not have is matched to none.
     """
-    by_text = {(row.image, row.question.lower()): row.id for row in rows}
-    waiting: dict[str, deque[str]] = {}
+    of_image: dict[str, list[str]] = {}
+    of_question: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        waiting.setdefault(row.image, deque()).append(row.id)
+        of_image.setdefault(row.image, []).append(row.id)
+        of_question.setdefault((row.image, row.question.lower()), []).append(row.id)
+    named = [answer.id for answer in answers]
+    taken: set[str] = set()
 
-    def name(answer: Answer) -> str | None:
-        text = answer.fields.get("question", answer.fields.get("prompt"))
-        if isinstance(text, str):
-            asked = text.split("\n")[0].strip().lower()
-            if (found := by_text.get((answer.id or "", asked))) is not None:
-                return found
-        if answer.id is not None and waiting.get(answer.id):
-            return waiting[answer.id].popleft()
-        return answer.id
+    def take(place: int, candidates: Sequence[str]) -> bool:
+        free = next((id for id in candidates if id not in taken), None)
+        if free is not None:
+            taken.add(free)
+            named[place] = free
+        return free is not None
 
-    return [replace(answer, id=name(answer)) for answer in answers]
+    in_order = []
+    for place, answer in enumerate(answers):
+        asked = answer.fields.get("question", answer.fields.get("prompt"))
+        candidates = of_question.get((answer.id or "", _question_in(asked)), []) if isinstance(asked, str) else []
+        if candidates:
+            if not take(place, candidates):
+                named[place] = candidates[-1]  # answered again
+        elif "question" not in answer.fields:
+            in_order.append(place)
+    for place in in_order:
+        take(place, of_image.get(answers[place].id or "", []))
+    return [replace(answer, id=id) for answer, id in zip(answers, named, strict=True)]
 
 
 def score(data: Path, answers: list[Answer]) -> Score:
-    """Accuracy. A question without an answer counts as an empty one."""
+    """Accuracy over all questions: one without an answer counts as an empty one (LLaVA's script leaves it out)."""
     rows = read(data)
+    if empty := [row.id for row in rows if not row.answers]:
+        raise EmmaError(f"TextVQA question {empty[0]} has no answers")
     matched = match((row.id for row in rows), name_answers(rows, answers))
     credits = [
         credit_by_position(processed(matched.texts.get(row.id, "")), [processed(answer) for answer in row.answers])

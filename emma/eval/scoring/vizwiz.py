@@ -13,7 +13,9 @@ from emma.eval.tables import find_files, read_rows
 
 SCORER = "VizWiz's evaluator"
 VERSION = 1
-SPLIT = Setting("split", "val", ("val", "train", "test"), ("questions", "score"), "test is scored by a server")
+SPLIT = Setting(
+    "split", "val", ("val", "train", "test"), ("questions", "score", "export"), "test is scored by a server"
+)
 GROUND_TRUTH = Setting(
     "ground_truth",
     "as_is",
@@ -35,24 +37,25 @@ class Row:
 
 
 def read(data: Path, split: str = "val") -> list[Row]:
-    """Rows of `Annotations/{split}.json` (or `{split}.json` in `data` itself), in order.
+    """Rows of `Annotations/{split}.json` (or `{split}.json` in `data` itself), in order; where that is absent, LLaVA's.
 
     Raises:
         EmmaError: missing file or field, or an image twice.
     """
-    file = find_files(data, (f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json"), "VizWiz rows")
+    names = (f"Annotations/{split}.json", f"annotations/{split}.json", f"{split}.json", f"llava_{split}.jsonl")
+    file = find_files(data, names, "VizWiz rows")
     rows = read_rows(file, "VizWiz")
     try:
         result = [
             Row(
                 row["image"],
-                str(row["question"]).strip(),
+                str(row["question"] if "question" in row else row["text"].split("\n")[0]).strip(),
                 tuple(str(record["answer"]) for record in row.get("answers") or ()),
                 str(row.get("answer_type", "")),
             )
             for row in rows
         ]
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise EmmaError(
             f"{file[0]}: expected image, question and answers [{{answer}}] in every row ({error!r})"
         ) from error

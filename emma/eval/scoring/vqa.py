@@ -13,14 +13,21 @@ from emma.eval.answers import Answer, match
 from emma.eval.scoring.score import Figure, Score, figure, ratio
 from emma.eval.scoring.vqa_metric import processed, vqa_credit
 from emma.eval.settings import Setting
-from emma.eval.tables import find_files, read_json
+from emma.eval.tables import find_files, read_json, read_rows
 
 PREDICTIONS = Setting(
     "predictions",
     "processed",
     ("processed", "raw"),
-    ("score",),
+    ("score", "export"),
     "processed: as LLaVA processes answers before upload, which is what the server scores; raw: as they are",
+)
+UNANIMOUS = Setting(
+    "unanimous",
+    "as_is",
+    ("as_is", "normalised"),
+    ("score",),
+    "where all annotators wrote one string, as_is compares it as it is (official); normalised: like all others",
 )
 
 
@@ -37,17 +44,30 @@ class Question:
 
 
 def read_questions(data: Path, names: Sequence[str], what: str) -> list[Question]:
-    """Questions of the first of the files `names`, in its order.
+    """Questions of the first of the files `names`, in its order; one that ends in jsonl holds LLaVA's rows.
 
     Raises:
-        EmmaError: no such file, or it is none of VQA's.
+        EmmaError: no such file, or it is neither VQA's nor LLaVA's.
     """
     file = find_files(data, names, f"{what} questions")[0]
+    if file.suffix == ".jsonl":
+        return _llava_questions(file, what)
     rows = _list(read_json(file, what), "questions", file)
     try:
         return [Question(str(row["question_id"]), int(row["image_id"]), str(row["question"]).strip()) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise EmmaError(f"{file}: expected question_id, image_id and question in every row ({error!r})") from error
+
+
+def _llava_questions(file: Path, what: str) -> list[Question]:
+    """Rows `{"question_id", "image": "COCO_test2015_000000000001.jpg", "text": question and suffix on lines}`."""
+    try:
+        return [
+            Question(str(row["question_id"]), int(Path(row["image"]).stem[-12:]), row["text"].split("\n")[0].strip())
+            for row in read_rows(file, what)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EmmaError(f"{file}: expected question_id, image and text in every row ({error!r})") from error
 
 
 def read_annotations(data: Path, names: Sequence[str], what: str) -> list[Question]:
@@ -74,6 +94,8 @@ def read_annotations(data: Path, names: Sequence[str], what: str) -> list[Questi
         raise EmmaError(f"{file}: expected question_id and answers [{{answer}}] in every row ({error!r})") from error
     if len({question.id for question in questions}) != len(questions):
         raise EmmaError(f"{file}: a question_id occurs twice")
+    if empty := [question.id for question in questions if not question.records]:
+        raise EmmaError(f"{file}: question {empty[0]} has no answers")
     return questions
 
 
@@ -97,11 +119,14 @@ def breakdown(
     credits: Sequence[float], groups: Sequence[Any], labels: Sequence[str], kind: str = "accuracy"
 ) -> dict[str, Figure]:
     """`label/accuracy` for every label that occurs, in order of first occurrence; empty labels are left out."""
-    figures = {}
-    for label in dict.fromkeys(label for label in labels if label):
-        chosen = [i for i, other in enumerate(labels) if other == label]
-        figures[f"{label}/{kind}"] = share([credits[i] for i in chosen], [groups[i] for i in chosen])
-    return figures
+    of_label: dict[str, list[int]] = {}
+    for i, label in enumerate(labels):
+        if label:
+            of_label.setdefault(label, []).append(i)
+    return {
+        f"{label}/{kind}": share([credits[i] for i in chosen], [groups[i] for i in chosen])
+        for label, chosen in of_label.items()
+    }
 
 
 def most_common(answers: Iterable[str]) -> str:
@@ -109,14 +134,15 @@ def most_common(answers: Iterable[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
 
 
-def score_questions(questions: Sequence[Question], answers: list[Answer], predictions: str) -> Score:
+def score_questions(questions: Sequence[Question], answers: list[Answer], predictions: str, unanimous: str) -> Score:
     """Accuracy over all annotated questions, by answer type and by question type.
 
     A question without an answer counts as an empty one, as LLaVA uploads it.
     """
     matched = match((question.id for question in questions), answers)
     change = processed if predictions == "processed" else str
-    credits = [vqa_credit(change(matched.texts.get(q.id, "")), q.records) for q in questions]
+    normalise_all = unanimous == "normalised"
+    credits = [vqa_credit(change(matched.texts.get(q.id, "")), q.records, normalise_all) for q in questions]
     images = [q.image_id or q.id for q in questions]
     figures = {"accuracy": share(credits, images)}
     figures |= breakdown(credits, images, [q.answer_type for q in questions])

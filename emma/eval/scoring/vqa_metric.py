@@ -71,12 +71,11 @@ def tidy(text: str) -> str:
 def without_punctuation(text: str) -> str:
     """A mark with a space on one side is deleted, and so is every mark where the text has digit-comma-digit; any other
     becomes a space. Then full stops that no digit follows go."""
-    result = text
+    result, number = text, _DIGIT_COMMA_DIGIT.search(text)
     for mark in PUNCTUATION:
-        if f"{mark} " in text or f" {mark}" in text or _DIGIT_COMMA_DIGIT.search(text):
-            result = result.replace(mark, "")
-        else:
-            result = result.replace(mark, " ")
+        if mark in text:
+            beside_space = f"{mark} " in text or f" {mark}" in text
+            result = result.replace(mark, "" if beside_space or number else " ")
     return _FULL_STOP.sub("", result, count=_MOST_FULL_STOPS)
 
 
@@ -102,15 +101,15 @@ def agreement(answer: str, others: Sequence[str]) -> float:
     return min(1.0, others.count(answer) / 3)
 
 
-def vqa_credit(prediction: str, records: Sequence[Mapping[str, Any]]) -> float:
+def vqa_credit(prediction: str, records: Sequence[Mapping[str, Any]], normalise_unanimous: bool = False) -> float:
     """Credit 0..1 of a prediction for the answer records of a question, as the official evaluator gives it.
 
-    Nothing is normalised where all annotators wrote the same string. An annotator is left out by its whole record, so
-    that records which are equal in all fields leave together.
+    Nothing is normalised where all annotators wrote the same string, unless `normalise_unanimous`. An annotator is left
+    out by its whole record, so that records which are equal in all fields leave together.
     """
     prediction = tidy(prediction)
     answers = [tidy(str(record["answer"])) for record in records]
-    if len(set(answers)) > 1:
+    if normalise_unanimous or len(set(answers)) > 1:
         prediction = normalise(prediction)
         answers = [normalise(answer) for answer in answers]
     rows = [{**record, "answer": answer} for record, answer in zip(records, answers, strict=True)]
