@@ -1,5 +1,4 @@
-"""`python -m emma.checkpoints fetch|import|merge ...`: get the weights that a config names; read the checkpoints of
-others; fold LoRA into its base."""
+"""`python -m emma.checkpoints COMMAND ...`: checkpoints of others in, standard formats out, and what a folder is."""
 
 import argparse
 import logging
@@ -36,6 +35,24 @@ def main(argv: list[str] | None = None) -> None:
         "--llm", metavar="FOLDER", help="base LLM of a stage-1 or LoRA folder (default: what it names), or tokenizer"
     )
     imports.set_defaults(run=_import)
+    exports = commands.add_parser(
+        "export",
+        help="write a model folder as released EMMA or LLaVA-1.5, as llava-hf, its LLM or its adapter alone",
+        description="emma, llava: what the released code of EMMA and of LLaVA-1.5 loads. llava-hf: what transformers' "
+        "LlavaForConditionalGeneration loads, where the alignment is none. llm: the language model, for "
+        "AutoModelForCausalLM. adapter: instruction projection, alignment and projector in one safetensors file. A "
+        "LoRA adapter folder must be merged first.",
+    )
+    exports.add_argument("folder", metavar="FOLDER", help="for example runs/emma-7b/finetune/model")
+    exports.add_argument("target", metavar="TARGET", type=Path, help="folder (adapter: file) to write")
+    exports.add_argument("--format", required=True, choices=("emma", "llava", "llava-hf", "llm", "adapter"))
+    exports.add_argument(
+        "--vision-tower",
+        metavar="NAME",
+        help="emma, llava: the CLIP that config.json names, such as openai/clip-vit-large-patch14-336 if the "
+        "towers are still those; default: the towers are written to TARGET/clip, which is named by its absolute path",
+    )
+    exports.set_defaults(run=_export)
     merge = commands.add_parser("merge", help="write an adapter folder (LoRA) and its base as one self-contained model")
     merge.add_argument("adapter", metavar="ADAPTER", type=Path, help="for example runs/emma-7b-lora/finetune/model")
     merge.add_argument("target", metavar="TARGET", type=Path, help="folder to write; it must not exist")
@@ -59,6 +76,12 @@ def _import(args: argparse.Namespace) -> None:
     from emma.checkpoints.importing import import_folder
 
     print(import_folder(args.source, args.target, args.assets, args.clip, args.llm))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from emma.checkpoints.exporting import export_folder
+
+    print(export_folder(args.folder, args.target, args.format, args.vision_tower))
 
 
 def _merge(args: argparse.Namespace) -> None:
