@@ -60,6 +60,15 @@ def main(argv: list[str] | None = None) -> None:
         "--dtype", choices=("float32", "bfloat16"), help="of towers and LLM in TARGET; default: as in the base"
     )
     merge.set_defaults(run=_merge)
+    show = commands.add_parser(
+        "show",
+        help="what a folder or file of weights is: parts, sizes, alignment, settings, origin, what is missing",
+        description="Any folder or file: of this project, released EMMA, LLaVA-1.5, llava-hf, stage 1, LoRA, LLM or "
+        "CLIP. Reads headers, and of values only the alignment's.",
+    )
+    show.add_argument("folder", metavar="FOLDER", help="folder, file, or hub name such as saraghznfri/emma-7b")
+    show.add_argument("--json", action="store_true", help="all of it, for programs")
+    show.set_defaults(run=_show)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     args.run(args)
@@ -88,6 +97,19 @@ def _merge(args: argparse.Namespace) -> None:
     from emma.checkpoints.merge import merge_folder
 
     print(merge_folder(args.adapter, args.target, args.dtype))
+
+
+def _show(args: argparse.Namespace) -> None:
+    import json
+
+    from emma.checkpoints.importing.places import source_folder
+    from emma.checkpoints.showing import describe, print_description
+
+    facts = describe(source_folder(args.folder))
+    if args.json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        print_description(facts)
 
 
 if __name__ == "__main__":
