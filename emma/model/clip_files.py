@@ -36,6 +36,9 @@ _IN_LAYER = {
 }
 _LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
+# Settings of open_clip that Hugging Face's CLIP has too.
+_VISION_KEYS = {"image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "norm_kwargs"}
+_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs"}
 
 
 def read_clip(source: str | Path) -> tuple[ClipTowerConfig, dict[str, torch.Tensor]]:
@@ -161,6 +164,48 @@ def from_huggingface_config(config: Any, name: str | None, preprocess: dict) -> 
         },
     }
     return _tower_config(name, model, {"mean": preprocess.get("image_mean"), "std": preprocess.get("image_std")})
+
+
+def to_huggingface_config(towers: ClipTowerConfig) -> Any:
+    """The `CLIPConfig` for towers in open_clip's terms, the way back from `from_huggingface_config`.
+
+    Raises:
+        EmmaError: a setting of open_clip that Hugging Face's CLIP has not.
+    """
+    from transformers import CLIPConfig
+
+    sides = {"vision_cfg": _VISION_KEYS, "text_cfg": _TEXT_KEYS}
+    for side, keys in sides.items():
+        if foreign := sorted(key for key, value in getattr(towers, side).items() if value and key not in keys):
+            raise EmmaError(f"CLIP {towers.name or ''}: Hugging Face's CLIP has no {', '.join(foreign)} ({side})")
+    vision, text = towers.vision_cfg, towers.text_cfg
+    activation = next(name for name, quick in _ACTIVATIONS.items() if quick == towers.quick_gelu)
+    return CLIPConfig(
+        projection_dim=towers.embed_dim,
+        vision_config=_huggingface_side(vision, towers.embed_dim, activation)
+        | {
+            "image_size": towers.image_size,
+            "patch_size": towers.patch_size,
+            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
+        },
+        text_config=_huggingface_side(text, towers.embed_dim, activation)
+        | {
+            "max_position_embeddings": towers.context_length,
+            "vocab_size": text.get("vocab_size", 49408),
+            "num_attention_heads": text.get("heads", 8),
+        },
+    )
+
+
+def _huggingface_side(side: dict, embed_dim: int, activation: str) -> dict[str, Any]:
+    return {
+        "hidden_size": side["width"],
+        "intermediate_size": int(side["width"] * side.get("mlp_ratio", 4.0)),
+        "num_hidden_layers": side["layers"],
+        "layer_norm_eps": side.get("norm_kwargs", {}).get("eps", 1e-5),
+        "hidden_act": activation,
+        "projection_dim": embed_dim,
+    }
 
 
 def from_huggingface_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -56,10 +56,14 @@ class ClipTowerConfig(PreTrainedConfig):
         return _square(size, "image_size")
 
     @property
+    def patch_size(self) -> int:
+        """Side of a square patch, in pixels."""
+        return _square(self.vision_cfg["patch_size"], "patch_size")
+
+    @property
     def num_visual_tokens(self) -> int:
         """N: one token a patch, without the class token."""
-        patch = _square(self.vision_cfg["patch_size"], "patch_size")
-        return (self.image_size // patch) ** 2
+        return (self.image_size // self.patch_size) ** 2
 
     @property
     def vision_width(self) -> int:

@@ -74,3 +74,14 @@ def preprocess(
     pixels: np.ndarray = np.asarray(image, dtype=np.float32) / np.float32(255)
     pixels = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def preprocess_all(
+    images: Sequence[Image.Image], size: int, mode: str, mean: Sequence[float], std: Sequence[float], name: str
+) -> torch.Tensor:
+    """Pixels of the images of `name`, float32[I, 3, size, size], see `preprocess`; I may be 0."""
+    try:
+        pixels = [preprocess(image, size, mode, mean, std) for image in images]
+    except EmmaError as error:
+        raise EmmaError(f"{name}: {error}") from error
+    return torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size)

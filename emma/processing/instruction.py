@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from emma.errors import EmmaError
 from emma.processing.template import Turn, drop_leading_answer
 
@@ -180,6 +182,14 @@ class ClipTokenizer:
     def vocab_size(self) -> int:
         return self._tokenizer.vocab_size
 
+    def check_vocabulary(self, expected: int) -> None:
+        """Raises `EmmaError` if the text tower has `expected` ids, and the BPE another number."""
+        if self.vocab_size != expected:
+            raise EmmaError(
+                f"the CLIP text tower has a vocabulary of {expected}, its BPE has {self.vocab_size} tokens; "
+                f"put the right {CLIP_BPE} into the CLIP folder and pass it as clip_bpe"
+            )
+
     def count(self, text: str) -> int:
         """Number of ids that are not padding, after cutting to the context length."""
         return min(len(self._tokenizer.encode(text)) + 2, self.context_length)
@@ -198,6 +208,12 @@ class ClipTokenizer:
         if cut:
             ids = [*ids[: room - 1], tokenizer.eot_token_id]
         return ids + [0] * (room - len(ids)), cut
+
+    def repeated(self, text: str | None, times: int, over: str, name: str) -> dict:
+        """`instruction_ids` int64[times, M], the same ids in every row, and `instruction_cut`, see `encode`."""
+        ids, cut = self.encode(text, over, name) if times and text is not None else ([], 0)
+        rows = torch.tensor([ids] * times).reshape(times, self.context_length).long()
+        return {"instruction_ids": rows, "instruction_cut": cut}
 
 
 def find_clip_bpe(clip: str | Path) -> bytes | None:

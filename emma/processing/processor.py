@@ -1,6 +1,5 @@
 """EmmaProcessor: samples and chats to the model's inputs, with every choice kept in `processor_config.json`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
@@ -11,30 +10,26 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.utils import cached_file
 
 from emma.errors import EmmaError
-from emma.processing.batch import group_images, pad_batch
-from emma.processing.images import CLIP_MEAN, CLIP_STD, MODES, preprocess
+from emma.processing.batch import pad_batch
+from emma.processing.images import CLIP_MEAN, CLIP_STD, MODES, preprocess_all
 from emma.processing.instruction import CLIP_BPE, ClipTokenizer, InstructionRule
+from emma.processing.prompts import (
+    chats_of,
+    check_call_arguments,
+    check_chat_arguments,
+    finished_prompts,
+    segments_of,
+    split_messages,
+)
+from emma.processing.save import keep_legacy
 from emma.processing.template import (
-    IMAGE,
-    Segment,
-    Turn,
     chat_turns,
-    check_alternation,
-    drop_leading_answer,
     get_template,
     join,
-    special_token_pattern,
-    split_messages,
-    split_special,
+    render_sample,
     turns_of,
 )
-from emma.processing.tokens import IGNORE, SegmentEncoder
-
-OVER_LENGTH = ("truncate", "drop", "error")
-
-
-class OverLengthError(EmmaError):
-    """A sample does not fit into `max_length` and may not (or cannot) be cut."""
+from emma.processing.tokens import IGNORE, SegmentEncoder, overhang
 
 
 class EmmaProcessor(ProcessorMixin):
@@ -77,6 +72,9 @@ class EmmaProcessor(ProcessorMixin):
         if template == "tokenizer" and chat_template and not tokenizer.chat_template:
             tokenizer.chat_template = chat_template
         self._template = get_template(template, tokenizer)
+        tokenizer.padding_side = "left"  # pipelines pad prompts by these two; everything here pads by `pad`
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         super().__init__(tokenizer, chat_template=self._template.jinja())
         self.image_size = image_size
         self.num_visual_tokens = num_visual_tokens
@@ -110,12 +108,8 @@ class EmmaProcessor(ProcessorMixin):
             image_std=towers.image_std,
             **choices,
         )
-        expected = towers.text_cfg.get("vocab_size", 49408)
-        if processor.instruction_aware and processor._clip.vocab_size != expected:
-            raise EmmaError(
-                f"the CLIP text tower has a vocabulary of {expected}, its BPE has {processor._clip.vocab_size} tokens; "
-                f"put the right {CLIP_BPE} into the CLIP folder and pass it as clip_bpe"
-            )
+        if processor.instruction_aware:
+            processor._clip.check_vocabulary(towers.text_cfg.get("vocab_size", 49408))
         return processor
 
     @property
@@ -148,24 +142,15 @@ class EmmaProcessor(ProcessorMixin):
             EmmaError: malformed sample, or one that supervises nothing.
         """
         name = f"sample {sample.get('id', '(no id)')!r}"
-        if over_length not in OVER_LENGTH:
-            raise EmmaError(f"over_length: {over_length!r} is not one of {', '.join(OVER_LENGTH)}")
         turns = turns_of(sample)
         features = sample.get("vision_features")
         images = sample.get("images", []) if features is None else features
         if sum(turn.images for turn in turns) != len(images):
             raise EmmaError(f"{name} names images but brings {len(images)} opened ones in 'images'")
-        ids, labels = self._encoder.encode(self._render(turns, name), bos=self._template.bos)
+        ids, labels = self._encoder.encode(render_sample(self._template, turns, name), bos=self._template.bos)
         if all(label == IGNORE for label in labels):
             raise EmmaError(f"{name} has no answer to learn from")
-        truncated = max(0, len(ids) - max_length)
-        if truncated and over_length != "truncate":
-            raise OverLengthError(f"{name} has {len(ids)} tokens, more than max_length {max_length}")
-        if truncated and self.image_token_id in ids[max_length:]:
-            raise OverLengthError(
-                f"{name} has {len(ids)} tokens, and cutting at max_length {max_length} would cut an image away; "
-                "raise max_length or set over_length: drop"
-            )
+        truncated = overhang(ids, max_length, over_length, self.image_token_id, name)
         encoded = {
             "id": sample.get("id"),
             "input_ids": torch.tensor(ids[:max_length]),
@@ -181,16 +166,8 @@ class EmmaProcessor(ProcessorMixin):
 
     def length(self, sample: dict) -> int:
         """Exact number of tokens of a sample, visual tokens counted, before truncation. Opens no image."""
-        segments = self._render(turns_of(sample), f"sample {sample.get('id', '(no id)')!r}")
+        segments = render_sample(self._template, turns_of(sample), f"sample {sample.get('id', '(no id)')!r}")
         return self._encoder.length(segments, bos=self._template.bos)
-
-    def _render(self, turns: list[Turn], name: str) -> list[Segment]:
-        turns = drop_leading_answer(turns)
-        check_alternation(turns, name)
-        try:
-            return self._template.render(turns)
-        except EmmaError as error:
-            raise EmmaError(f"{name}: {error}") from error
 
     # ------------------------------------------------------------------------------------ chat, evaluation, serving
 
@@ -229,23 +206,11 @@ class EmmaProcessor(ProcessorMixin):
 
     def pixels(self, images: Sequence[Image.Image], name: str) -> torch.Tensor:
         """float32[I, 3, H, W], normalised; `name` says whose images, for messages."""
-        size = self.image_size
-        try:
-            pixels = [preprocess(image, size, self.image_mode, self.image_mean, self.image_std) for image in images]
-        except EmmaError as error:
-            raise EmmaError(f"{name}: {error}") from error
-        return torch.stack(pixels) if pixels else torch.zeros(0, 3, size, size)
+        return preprocess_all(images, self.image_size, self.image_mode, self.image_mean, self.image_std, name)
 
     def _encode_instruction(self, images: int, instruction: str | None, rule: InstructionRule, name: str) -> dict:
         """If the model reads instructions: `instruction_ids` int64[I, M], a row an image, and `instruction_cut`."""
-        if not self.instruction_aware:
-            return {}
-        row: list[int] = []
-        cut = 0
-        if images and instruction is not None:
-            row, cut = self._clip.encode(instruction, rule.over_77, name)
-        ids = torch.tensor([row] * images).reshape(images, self.context_length).long()
-        return {"instruction_ids": ids, "instruction_cut": cut}
+        return self._clip.repeated(instruction, images, rule.over_77, name) if self.instruction_aware else {}
 
     def pad(self, encoded: Sequence[dict], side: str = "right") -> BatchFeature:
         """Encoded samples or prompts as one batch, see `pad_batch`; `side`: `right` to train, `left` to generate."""
@@ -280,8 +245,9 @@ class EmmaProcessor(ProcessorMixin):
         images: Image.Image | Sequence | None = None,
         text: str | Sequence[str] | None = None,
         instruction: str | Sequence[str] | None = None,
+        padding: bool | str = True,
         padding_side: str = "left",
-        return_tensors: str = "pt",
+        return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prompts as the chat template writes them: here `<image>` is an image and `</s>` is a special token.
 
@@ -291,58 +257,49 @@ class EmmaProcessor(ProcessorMixin):
             instruction: what the CLIP text encoder reads, one for all prompts or one each. Required with images, unless
                 the model reads none: a finished prompt no longer tells which part is the question.
         """
-        if return_tensors != "pt":
-            raise EmmaError(f"return_tensors: only 'pt' is possible, not {return_tensors!r}")
-        texts = [text] if isinstance(text, str) else list(text or [])
-        if not texts:
-            raise EmmaError("the processor needs text; an image goes where the text says <image>")
-        groups = group_images(images, len(texts), isinstance(text, str))
-        instructions: list[str | None] = (
-            [instruction] * len(texts) if isinstance(instruction, str | None) else list(instruction)
-        )
-        if len(instructions) != len(texts):
-            raise EmmaError(f"{len(texts)} texts but {len(instructions)} instructions")
-        if self.instruction_aware and any(
-            own and words is None for own, words in zip(groups, instructions, strict=True)
-        ):
-            raise EmmaError("this model reads the instruction with the image: pass instruction=... (the bare question)")
-        special = special_token_pattern(self.tokenizer)
+        prompts = finished_prompts(images, text, instruction, needed=self.instruction_aware)
+        check_call_arguments(len(prompts), padding, return_tensors)
         rows = []
-        for number, (prompt, own, words) in enumerate(zip(texts, groups, instructions, strict=True)):
-            pieces = [split_special(piece, special) for piece in prompt.split(IMAGE)]
-            if len(pieces) - 1 != len(own):
-                raise EmmaError(f"text {number} has {len(pieces) - 1} {IMAGE} placeholder(s) for {len(own)} image(s)")
-            segments = pieces[0]
-            for piece in pieces[1:]:
-                segments += [Segment("", kind="image"), *piece]
-            written = segments[:1] == [Segment(self.tokenizer.bos_token, kind="special")]
-            ids, _ = self._encoder.encode(segments, bos=not written)
-            instruct = self._encode_instruction(len(own), words, self.eval_instruction, f"text {number}")
-            visual = {"pixel_values": self.pixels(own, f"text {number}")}
-            rows.append({"input_ids": torch.tensor(ids)} | visual | instruct)
+        for number, (prompt, own, words) in enumerate(prompts):
+            ids, _ = self._encoder.encode(*segments_of(prompt, self.tokenizer))
+            row = {"input_ids": torch.tensor(ids), "pixel_values": self.pixels(own, f"text {number}")}
+            rows.append(row | self._encode_instruction(len(own), words, self.eval_instruction, f"text {number}"))
         return self.pad(rows, padding_side)
 
     def apply_chat_template(
         self,
-        conversation: Sequence[dict],
+        conversation: Sequence[dict] | Sequence[Sequence[dict]],
         tokenize: bool = False,
         add_generation_prompt: bool = True,
         instruction: str | None = None,
+        return_dict: bool = True,
         **kwargs,
-    ) -> str | BatchFeature:
-        """One chat as text, or with `tokenize=True` as a batch of one, with the evaluation rule's instruction.
+    ) -> str | list[str] | BatchFeature | torch.Tensor:
+        """One chat or several as text, or with `tokenize=True` as a batch, with the evaluation rule's instructions.
 
-        `conversation`: messages whose content is text or Hugging Face's list of `{"type": "text", "text"}` and
-        `{"type": "image", "image": PIL.Image}` parts; images belong into the first user message.
+        Args:
+            conversation: messages whose content is text or a list of parts, see `split_messages`; or a list of such.
+            instruction: what the CLIP text encoder reads instead.
+            return_dict: False gives `input_ids` alone.
+            kwargs: transformers' further arguments, as far as they ask for what is done anyway.
         """
-        if not add_generation_prompt:
-            raise EmmaError(
-                "apply_chat_template makes prompts for generation; use encode_training for finished dialogues"
-            )
-        messages, images = split_messages(conversation)
+        check_chat_arguments(add_generation_prompt, kwargs)
+        chats = [split_messages(chat) for chat in chats_of(conversation)]
         if tokenize:
-            return self.pad([self.encode_prompt(messages, images, instruction)], "left")
-        return join(self._template.render(chat_turns(messages, len(images)), generation=True))
+            batch = self.pad([self.encode_prompt(*chat, instruction) for chat in chats], "left")
+            return batch if return_dict else batch["input_ids"]
+        turns = [chat_turns(messages, len(images)) for messages, images in chats]
+        texts = [join(self._template.render(chat, generation=True)) for chat in turns]
+        return texts[0] if isinstance(conversation[0], dict) else texts
+
+    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
+        """Texts of prompts and answers int[B, L]; visual placeholders are left out."""
+        return [self.decode(row, skip_special_tokens, **kwargs) for row in generated_outputs]
+
+    @property
+    def image_processor(self) -> "EmmaProcessor":
+        """Itself: pipelines put batches together only for processors that have one."""
+        return self
 
     @property
     def model_input_names(self) -> list[str]:
@@ -371,10 +328,7 @@ class EmmaProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> list[str]:
         written = super().save_pretrained(str(save_directory), **kwargs)
-        if hasattr(self.tokenizer, "legacy"):  # LlamaTokenizer forgets it, and reloads with other ids after `</s>`
-            file = Path(save_directory) / "tokenizer_config.json"
-            settings = json.loads(file.read_text(encoding="utf-8")) | {"legacy": self.tokenizer.legacy}
-            file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        keep_legacy(self.tokenizer, save_directory)
         if self.clip_bpe:
             (Path(save_directory) / CLIP_BPE).write_bytes(self.clip_bpe)
         return written
@@ -386,7 +340,6 @@ class EmmaProcessor(ProcessorMixin):
         if "template" not in values:
             raise EmmaError(f"{pretrained_model_name_or_path} has no processor_config.json of an EMMA model")
         if values.get("clip_bpe"):
-            values["clip_bpe"] = Path(
-                cached_file(pretrained_model_name_or_path, values["clip_bpe"], **hub)
-            ).read_bytes()
+            file = cached_file(pretrained_model_name_or_path, values["clip_bpe"], **hub)
+            values["clip_bpe"] = Path(file).read_bytes()
         return values, rest

@@ -135,26 +135,6 @@ def chat_turns(messages: Sequence[dict], images: int, system: str | None = None)
     return turns
 
 
-def split_messages(conversation: Sequence[dict]) -> tuple[list[dict], list]:
-    """Hugging Face messages to text messages and pictures.
-
-    A content is text, or a list of `{"type": "text", "text"}` and `{"type": "image", "image"}` parts; images belong
-    into the first user message.
-    """
-    messages: list[dict] = []
-    images: list = []
-    for number, message in enumerate(conversation):
-        content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        pictures = [part["image"] for part in parts if part["type"] == "image"]
-        if pictures and (message["role"] != "user" or any(m["role"] == "user" for m in messages)):
-            raise EmmaError(f"message {number} has an image; images belong into the first user message")
-        images += pictures
-        text = "\n".join(part["text"] for part in parts if part["type"] == "text")
-        messages.append({"role": message["role"], "content": text})
-    return messages, images
-
-
 # -------------------------------------------------------------------------------------------------------- templates
 
 
@@ -289,6 +269,16 @@ class TokenizerTemplate:
 
     def jinja(self) -> str:
         return self.chat_template
+
+
+def render_sample(template: Template, turns: Sequence[Turn], name: str) -> list[Segment]:
+    """Segments of a finished dialogue; raises `EmmaError` that names the sample."""
+    turns = drop_leading_answer(turns)
+    check_alternation(turns, name)
+    try:
+        return template.render(turns)
+    except EmmaError as error:
+        raise EmmaError(f"{name}: {error}") from error
 
 
 def get_template(name: str, tokenizer) -> Template:

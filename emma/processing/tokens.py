@@ -14,6 +14,11 @@ from emma.processing.template import Segment
 
 IGNORE = -100
 """Label of a position that is not supervised."""
+OVER_LENGTH = ("truncate", "drop", "error")
+
+
+class OverLengthError(EmmaError):
+    """A sample does not fit into `max_length` and may not (or cannot) be cut."""
 
 
 class SegmentEncoder:
@@ -43,6 +48,11 @@ class SegmentEncoder:
             self._after_special = Tokenizer.from_str(self._at_start.to_str())
             metaspace = self._after_special.pre_tokenizer
             self._after_special.pre_tokenizer = Metaspace(metaspace.replacement, "never", metaspace.split)
+
+    @property
+    def prefix_at_start_only(self) -> bool:
+        """Whether the tokenizer itself writes the dummy space only before a text, but not after a special token."""
+        return self._after_special is not self._at_start
 
     def encode(self, segments: Sequence[Segment], bos: bool) -> tuple[list[int], list[int]]:
         """Ids and labels, equally long; each image is `num_visual_tokens` placeholder ids.
@@ -99,6 +109,27 @@ class SegmentEncoder:
         if token is None:
             raise EmmaError(f"the template writes {text!r}, which is no token of this tokenizer")
         return token
+
+
+def overhang(ids: list[int], max_length: int, over_length: str, image_token_id: int, name: str) -> int:
+    """How many ids are to be cut off the tail, 0 if none.
+
+    Raises:
+        EmmaError: `over_length` is none of `OVER_LENGTH`.
+        OverLengthError: too long, and `over_length` is not `truncate`, or an image would be cut.
+    """
+    if over_length not in OVER_LENGTH:
+        raise EmmaError(f"over_length: {over_length!r} is not one of {', '.join(OVER_LENGTH)}")
+    if len(ids) <= max_length:
+        return 0
+    if over_length != "truncate":
+        raise OverLengthError(f"{name} has {len(ids)} tokens, more than max_length {max_length}")
+    if image_token_id in ids[max_length:]:
+        raise OverLengthError(
+            f"{name} has {len(ids)} tokens, and cutting at max_length {max_length} would cut an image away; "
+            "raise max_length or set over_length: drop"
+        )
+    return len(ids) - max_length
 
 
 def _prefix_ids(tokenizer) -> list[int]:

@@ -12,9 +12,9 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from emma.errors import EmmaError
 from emma.processing.instruction import CLIP_BPE, InstructionRule
-from emma.processing.processor import EmmaProcessor, OverLengthError
+from emma.processing.processor import EmmaProcessor
 from emma.processing.template import Segment
-from emma.processing.tokens import IGNORE, SegmentEncoder
+from emma.processing.tokens import IGNORE, OverLengthError, SegmentEncoder
 
 N, PLACEHOLDER, EOS = 4, 640, 2
 SIZES = {"image_size": 16, "num_visual_tokens": N, "context_length": 77, "image_token_id": PLACEHOLDER}

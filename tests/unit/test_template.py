@@ -3,8 +3,10 @@
 import copy
 
 import pytest
+from PIL import Image
 
 from emma.errors import EmmaError
+from emma.processing.prompts import split_messages
 from emma.processing.template import (
     SYSTEM_VICUNA,
     Turn,
@@ -13,7 +15,6 @@ from emma.processing.template import (
     drop_leading_answer,
     get_template,
     join,
-    split_messages,
     turns_of,
 )
 
@@ -165,7 +166,8 @@ def test_chat_turns():
 
 
 def test_split_messages():
-    parts = [{"type": "image", "image": "PICTURE"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert split_messages([{"role": "user", "content": parts}]) == ([{"role": "user", "content": "a\nb"}], ["PICTURE"])
+    picture = Image.new("RGB", (2, 2))
+    parts = [{"type": "image", "image": picture}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert split_messages([{"role": "user", "content": parts}]) == ([{"role": "user", "content": "a\nb"}], [picture])
     with pytest.raises(EmmaError, match="first user message"):
         split_messages([{"role": "user", "content": "q"}, {"role": "user", "content": parts}])

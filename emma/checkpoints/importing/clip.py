@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from emma.checkpoints.importing.places import OPENAI_CLIP, find_folder
 from emma.checkpoints.importing.source import Source, read_json
 from emma.checkpoints.importing.tensor_files import Entry, counted, main_weights, tensors_of
+from emma.checkpoints.upstream_names import CLIP_REST
 from emma.errors import EmmaError
 from emma.model.clip_files import (
     TRANSPOSED,
@@ -172,7 +173,10 @@ def _copy_inside(source: Source, assets: Path | None) -> Clip:
     copies = source.clip_copies()
     if not copies:
         raise EmmaError(f"{source.folder} holds no copy of its CLIP towers; leave out --clip {CHECKPOINT}")
-    return Clip(_config_of_copy(source, assets), copies, True, CHECKPOINT)
+    rest = source.folder / CLIP_REST
+    return Clip(
+        _config_of_copy(source, assets), copies | (tensors_of(rest) if rest.is_file() else {}), True, CHECKPOINT
+    )
 
 
 def _config_of_copy(source: Source, assets: Path | None) -> ClipTowerConfig:

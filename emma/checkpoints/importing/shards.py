@@ -38,20 +38,20 @@ def write_weights(folder: Path, tensors: dict[str, Entry]) -> None:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for file, shard in zip(files, shards, strict=True):
         logger.info("writing %s: %d tensors, %.2f GB", file, len(shard), sum(map(_bytes, shard.values())) / 1e9)
-        _write_shard(folder / file, shard)
+        write_shard(folder / file, shard)
 
 
 def _bytes(entry: Entry) -> int:
     return torch.Size(entry.shape).numel() * entry.dtype.itemsize
 
 
-def _write_shard(path: Path, shard: dict[str, Entry]) -> None:
-    """Length of the header (uint64), header (JSON: type, shape and place of each tensor), values.
+def write_shard(path: Path, shard: dict[str, Entry], metadata: dict[str, str] | None = None) -> None:
+    """One safetensors file: length of the header (uint64), header (JSON: type, shape and place of each tensor), values.
 
     The format: https://huggingface.co/docs/safetensors. Wider types come first, so that every tensor is aligned.
     """
     ordered = sorted(shard, key=lambda name: -shard[name].dtype.itemsize)
-    header: dict = {"__metadata__": {"format": "pt"}}
+    header: dict = {"__metadata__": {"format": "pt", **(metadata or {})}}
     position = 0
     for name in ordered:
         entry = shard[name]
