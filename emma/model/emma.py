@@ -185,8 +185,12 @@ class EmmaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         images = 0 if given is None else given.shape[0]
         if images:
             return self.splice(input_ids, self.encode(pixel_values, instruction_ids, vision_features)["projected"])
+        if not self.training:
+            return self.splice(input_ids)
+        # Towers and adapter before the token embeddings, as with images: ZeRO-3 ranks gather in one order.
+        zero = self._zero_through_adapter()
         embeddings = self.splice(input_ids)
-        return embeddings + self._zero_through_adapter().to(embeddings.dtype) if self.training else embeddings
+        return embeddings + zero.to(embeddings.dtype)
 
     def splice(self, input_ids: torch.Tensor, projected: torch.Tensor | None = None) -> torch.Tensor:
         """Token embeddings float[B, L, Dllm] with the visual tokens X float[I, N, Dllm] at the placeholders.
