@@ -69,6 +69,13 @@ def main(argv: list[str] | None = None) -> None:
     show.add_argument("folder", metavar="FOLDER", help="folder, file, or hub name such as saraghznfri/emma-7b")
     show.add_argument("--json", action="store_true", help="all of it, for programs")
     show.set_defaults(run=_show)
+    push = commands.add_parser(
+        "push", help="publish a model folder on the Hugging Face hub, with its evaluation reports"
+    )
+    push.add_argument("folder", metavar="FOLDER", type=Path, help="reports are taken from FOLDER/eval/*/report.json")
+    push.add_argument("repository", metavar="REPO", help="USER/NAME, made if there is none")
+    push.add_argument("--private", action="store_true", help="if it is made")
+    push.set_defaults(run=_push)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     args.run(args)
@@ -102,7 +109,7 @@ def _merge(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     import json
 
-    from emma.checkpoints.importing.places import source_folder
+    from emma.checkpoints.hub import source_folder
     from emma.checkpoints.showing import describe, print_description
 
     facts = describe(source_folder(args.folder))
@@ -110,6 +117,12 @@ def _show(args: argparse.Namespace) -> None:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         print_description(facts)
+
+
+def _push(args: argparse.Namespace) -> None:
+    from emma.checkpoints.push import push
+
+    print(push(args.folder, args.repository, args.private))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from emma.checkpoints.adapter import RECORD, WEIGHTS, Adapter, read_adapter
 from emma.checkpoints.card import model_card
+from emma.checkpoints.hub import source_folder
 from emma.checkpoints.provenance import PROVENANCE, collect
 from emma.checkpoints.seal import break_seal, defects, seal
 from emma.errors import EmmaError, describe_os_error
@@ -142,7 +143,7 @@ def load_folder(
     Of an adapter folder, the base is loaded, LoRA put into it, and both trained parts read.
 
     Args:
-        folder: what `save_folder` wrote, under any name.
+        folder: what `save_folder` wrote, under any name; or a hub name, which is downloaded where there is a network.
         dtype: of towers and LLM, also by name (`"bfloat16"`); None: bfloat16 on CUDA, float32 elsewhere. The adapter
             and LoRA are float32 in any case.
         device: None: CUDA where there is one, else the CPU.
@@ -153,7 +154,7 @@ def load_folder(
         EmmaError: no such folder, not complete, damaged, not an EMMA model, or no such device; the base of an adapter
             is missing or another one; bitsandbytes is needed and not installed.
     """
-    folder = Path(folder).expanduser()
+    folder = source_folder(folder)
     processor = load_processor(folder)
     target = device_for(device)
     adapter = read_adapter(folder)
@@ -180,7 +181,7 @@ def load_processor(folder: str | Path) -> "EmmaProcessor":
     """
     from emma.processing.processor import EmmaProcessor
 
-    folder = Path(folder).expanduser()
+    folder = source_folder(folder)
     check_is_model(folder)
     try:
         return EmmaProcessor.from_pretrained(folder, local_files_only=True)

@@ -8,6 +8,7 @@ from emma.checkpoints.exporting.llava_hf import write_llava_hf
 from emma.checkpoints.exporting.model_folder import read_model_folder
 from emma.checkpoints.exporting.parts import write_adapter, write_llm
 from emma.checkpoints.exporting.released import write_released
+from emma.checkpoints.hub import source_folder
 from emma.errors import EmmaError, describe_os_error
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ def export_folder(source: str | Path, target: str | Path, layout: str, vision_to
     """Write the model folder `source` as `target`; returns `target`. One tensor is in memory at a time.
 
     Args:
+        source: folder, or hub name.
         target: must not exist, or be an empty folder. With `adapter` it is a file, `.safetensors` is added if missing.
         layout: `emma` or `llava`, what the released code of EMMA or LLaVA-1.5 loads; `llava-hf`, what transformers'
             LlavaForConditionalGeneration does; `llm`, the language model alone; `adapter`, one file with instruction
@@ -30,7 +32,7 @@ def export_folder(source: str | Path, target: str | Path, layout: str, vision_to
         EmmaError: `source` is no complete, self-contained model folder; the layout has no place for its architecture;
             `target` is in the way or cannot be written.
     """
-    source, target = Path(source).expanduser(), Path(target).expanduser()
+    target = Path(target).expanduser()
     if layout not in FORMATS:
         raise EmmaError(f"format {layout!r} is not one of {', '.join(FORMATS)}")
     if vision_tower is not None and layout not in ("emma", "llava"):
@@ -39,7 +41,7 @@ def export_folder(source: str | Path, target: str | Path, layout: str, vision_to
         target = target.with_name(target.name + ".safetensors")
     if target.exists() and not (target.is_dir() and layout != "adapter" and not any(target.iterdir())):
         raise EmmaError(f"{target} exists already; move it away, or choose another target")
-    model = read_model_folder(source)
+    model = read_model_folder(source_folder(source))
     partial = target.with_name(target.name + ".partial")
     try:
         _remove(partial)

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from emma.checkpoints.fingerprint import file_fingerprint
 from emma.checkpoints.folder import write_beside_weights
+from emma.checkpoints.hub import source_folder
 from emma.checkpoints.importing.clip import CHECKPOINT, Clip, find_clip
-from emma.checkpoints.importing.places import source_folder
 from emma.checkpoints.importing.settings import Settings, llm_config, read_settings
 from emma.checkpoints.importing.shards import write_weights
 from emma.checkpoints.importing.source import Source, read_source

@@ -1,9 +1,6 @@
-"""Where a checkpoint is, and the models that it names: as a path, in `--assets`, or in the local cache."""
+"""Where the models are that a checkpoint names: as a path, in `--assets`, or in the local cache."""
 
-import re
 from pathlib import Path
-
-from emma.errors import EmmaError
 
 # The CLIP models that LLaVA and EMMA name, under open_clip's names; the weights are the same.
 OPENAI_CLIP = {
@@ -12,30 +9,6 @@ OPENAI_CLIP = {
     "openai/clip-vit-base-patch16": "ViT-B-16-quickgelu:openai",
     "openai/clip-vit-base-patch32": "ViT-B-32-quickgelu:openai",
 }
-_FILES = ["*.json", "*.safetensors", "*.bin", "*.model"]
-
-
-def source_folder(name: str | Path) -> Path:
-    """The folder of a checkpoint: a path, or a hub name such as `saraghznfri/emma-7b`, which is downloaded if it is not
-    in the cache. A path that does not exist is returned as it is.
-
-    Raises:
-        EmmaError: a hub name that is not in the cache, offline, or that the hub does not know.
-    """
-    path = Path(name).expanduser()
-    if path.exists() or not re.fullmatch(r"[\w.-]*[A-Za-z0-9][\w.-]*/[\w.-]+", str(name)):
-        return path
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=_FILES, local_files_only=constants.HF_HUB_OFFLINE))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else str(error).strip().split("\n")[0]
-        raise EmmaError(
-            f"{name} is no folder here, nor in the local hub cache, and cannot be downloaded ({offline}); copy the "
-            "released folder from where there is a network, and give its path"
-        ) from error
 
 
 def find_folder(name: str, assets: Path | None, inside: Path) -> Path | None:
