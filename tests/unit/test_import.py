@@ -259,7 +259,7 @@ def test_processor_of_a_released_emma(assets, tmp_path):
         {"from": "human", "value": f"<image>\n{QUESTION}"}, {"from": "gpt", "value": "Red"}]}  # fmt: skip
     assert processor.encode_training(sample, max_length=200)["instruction"] == QUESTION
     tokenizer = processor.tokenizer
-    assert (tokenizer.padding_side, tokenizer.pad_token_id, tokenizer.model_max_length) == ("right", 0, 2048)
+    assert (tokenizer.padding_side, tokenizer.pad_token_id, tokenizer.model_max_length) == ("left", 0, 2048)
     assert prompt["input_ids"][0] == tokenizer.bos_token_id
 
 
@@ -279,7 +279,7 @@ def test_tokenizer_without_the_old_defaults(assets, tmp_path, legacy):
     after_eos = processor.tokenizer.convert_ids_to_tokens(ids[ids.index(2) + 1])
     assert ids[0] == 1
     assert after_eos.startswith("▁") == (legacy is not False)
-    assert (processor.tokenizer.pad_token_id, processor.tokenizer.padding_side) == (0, "right")
+    assert (processor.tokenizer.pad_token_id, processor.tokenizer.padding_side) == (0, "left")
 
 
 def test_provenance_says_what_came_from_where(assets, tmp_path):
