@@ -103,9 +103,15 @@ The main figure of each report, with its 95 % bootstrap interval, measured on th
 
 
 def _row(report: dict[str, Any]) -> tuple[str, ...]:
-    from emma.eval.html import interval, value
+    from emma.eval.report.page import interval, number, spoken
 
     first = report["figures"][report["metric"]]
     scorer = f"{report['scorer']['name']}, version {report['scorer']['version']}"
-    metric = report["metric"].replace("_", " ")
-    return report["title"], metric, value(first), interval(first), f"{report['n']} {report['unit']}", scorer
+    return (
+        report["title"],
+        spoken(report["metric"]),
+        number(first).text + (" %" if first.get("scale", "percent") == "percent" else ""),
+        interval(first),
+        f"{report['n']} {report['unit']}",
+        scorer,
+    )
