@@ -79,9 +79,10 @@ def run_all(
         if name in suite.failed:
             print(f"{name} failed: {suite.failed[name]}", file=sys.stderr)
     if len(suite.absent) == len(BENCHMARKS):
-        raise EmmaError(
-            "no benchmark's files are there; emma/eval/README.md says where they go, data=world takes the world's sets"
-        )
+        remedy = "data=world takes the world's sets"
+        if data == "world":
+            remedy = "the world's are written by: python -m emma.data world"
+        raise EmmaError(f"no benchmark's files are there; emma/eval/README.md says where they go, {remedy}")
     return suite
 
 
