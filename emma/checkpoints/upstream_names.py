@@ -16,6 +16,8 @@ RECORD = "emma_export"
 """Key of a config.json that this project exported, for what the layout itself cannot say, all optional:
 `processor` (template, image_mode, instruction, eval_instruction, as in processor_config.json), and `vocab_size`
 (rows of the embeddings before placeholder tokens were added, which an import takes away again)."""
+ADAPTER_CONFIG = "llava_config"
+"""Metadata of an exported adapter file: what LLaVA's config.json would say of it, JSON, with `RECORD`."""
 CLIP_REST = "clip_projection.safetensors"
 """File that an export to `llava-hf` adds: what that layout leaves out of CLIP, so that an import gets all of it."""
 

@@ -193,6 +193,9 @@ def to_huggingface_config(towers: ClipTowerConfig) -> Any:
             "max_position_embeddings": towers.context_length,
             "vocab_size": text.get("vocab_size", 49408),
             "num_attention_heads": text.get("heads", 8),
+            # CLIP's vocabularies end in the tokens that start and end a text.
+            "bos_token_id": text.get("vocab_size", 49408) - 2,
+            "eos_token_id": text.get("vocab_size", 49408) - 1,
         },
     )
 

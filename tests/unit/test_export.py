@@ -188,6 +188,32 @@ def test_adapter_is_one_file_that_says_what_it_is(make, tmp_path):
     assert json.loads(metadata["config"])["alignment"] == "linear"
 
 
+@pytest.mark.parametrize("alignment", ["linear", "none"])
+def test_adapter_llm_and_clip_are_the_model_again(make, tmp_path, alignment):
+    settings = {"instruction": {"text": "whole", "turn": "first"}, "image_mode": "square"}
+    folder, _ = make(alignment, dtype=torch.float32, choices=settings)
+    file = export_folder(folder, tmp_path / "adapter.safetensors", "adapter")
+    llm = export_folder(folder, tmp_path / "llm", "llm")
+    clip = export_folder(folder, tmp_path / "all", "emma" if alignment == "linear" else "llava") / "clip"
+    back = import_folder(file, tmp_path / "back", clip=str(clip), llm=str(llm))
+    assert_same_weights(folder, back)
+    assert_same_processor(folder, back)
+    with pytest.raises(EmmaError, match="needs its base LLM"):
+        import_folder(file, tmp_path / "again", clip=str(clip))
+    with pytest.raises(EmmaError, match="give the CLIP folder as --clip"):
+        import_folder(file, tmp_path / "again", llm=str(llm))
+
+
+def test_files_that_are_no_adapter_to_import(make, tmp_path):
+    folder, _ = make("cross_attention")
+    file = export_folder(folder, tmp_path / "adapter", "adapter")
+    with pytest.raises(EmmaError, match="only adapters with alignment linear or none"):
+        import_folder(file, tmp_path / "back")
+    for other in (folder / "model.safetensors", folder / "config.json"):
+        with pytest.raises(EmmaError, match="is no adapter that this project exported"):
+            import_folder(other, tmp_path / "back")
+
+
 def test_llm_alone_is_a_language_model(make, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from emma.checkpoints.exporting.model_folder import ModelFolder
+from emma.checkpoints.exporting.released import llava_keys
 from emma.checkpoints.importing.shards import write_shard, write_weights
-from emma.checkpoints.upstream_names import RECORD
+from emma.checkpoints.upstream_names import ADAPTER_CONFIG, RECORD
 from emma.processing.save import save_tokenizer
 from emma.processing.tokens import SegmentEncoder
 
@@ -37,12 +38,12 @@ def write_llm(model: ModelFolder, folder: Path) -> None:
 def write_adapter(model: ModelFolder, file: Path) -> None:
     """Instruction projection, alignment and projector in one safetensors file; its metadata say what they belong to.
 
-    `architecture` is the class, `config` the model's configuration and `processor` the choices of its processor, both
-    JSON; names, shapes and the values of `config` are those of the model folder.
+    `architecture` is the class and `config` the model's configuration, JSON; names and shapes are the model folder's.
+    With the LLM and the CLIP towers that it was trained with, an import makes the model of it again.
     """
     metadata = {
         "architecture": "EmmaForConditionalGeneration",
         "config": json.dumps(model.config.to_dict(), default=str),
-        RECORD: json.dumps({"processor": model.choices}),
+        ADAPTER_CONFIG: json.dumps(llava_keys(model) | {RECORD: {"processor": model.choices}}),
     }
     write_shard(file, model.part("adapter"), metadata)

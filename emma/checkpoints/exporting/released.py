@@ -70,7 +70,7 @@ def released_config(model: ModelFolder, vision_tower: str) -> dict[str, Any]:
     Raises:
         EmmaError: the language model is none that the released code knows.
     """
-    config, llm = model.config, model.config.text_config
+    llm = model.config.text_config
     values = {key: getattr(llm, key) for key in _LLAMA} if llm.model_type == "llama" else {}
     heads = {"head_dim": getattr(llm, "head_dim", None), "mlp_bias": getattr(llm, "mlp_bias", False)}
     if not values or heads["mlp_bias"] or heads["head_dim"] not in (None, llm.hidden_size // llm.num_attention_heads):
@@ -82,6 +82,21 @@ def released_config(model: ModelFolder, vision_tower: str) -> dict[str, Any]:
     values |= {
         "_name_or_path": "",
         "architectures": ["LlavaLlamaForCausalLM"],
+        "pretraining_tp": 1,
+        "tokenizer_model_max_length": min(model.processor.tokenizer.model_max_length, llm.max_position_embeddings),
+        "tokenizer_padding_side": "right",
+        "torch_dtype": model.dtype,
+        "transformers_version": "4.37.2",
+        "use_cache": True,
+    }
+    values |= llava_keys(model) | {"mm_vision_tower": vision_tower}
+    return dict(sorted(values.items())) | {RECORD: {"processor": model.choices}}
+
+
+def llava_keys(model: ModelFolder) -> dict[str, Any]:
+    """What LLaVA and EMMA add to a language model's configuration; without the name of the towers."""
+    config = model.config
+    values = {
         "freeze_mm_mlp_adapter": False,
         "image_aspect_ratio": model.processor.image_mode,
         "mm_hidden_size": config.tower_config.vision_width,
@@ -92,15 +107,8 @@ def released_config(model: ModelFolder, vision_tower: str) -> dict[str, Any]:
         "mm_use_im_start_end": False,
         "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": -2,
-        "mm_vision_tower": vision_tower,
         "model_type": "llava_llama",
-        "pretraining_tp": 1,
-        "tokenizer_model_max_length": min(model.processor.tokenizer.model_max_length, llm.max_position_embeddings),
-        "tokenizer_padding_side": "right",
-        "torch_dtype": model.dtype,
-        "transformers_version": "4.37.2",
         "tune_mm_mlp_adapter": False,
-        "use_cache": True,
         "use_mm_proj": True,
     }
     if config.alignment == "linear":
@@ -110,7 +118,7 @@ def released_config(model: ModelFolder, vision_tower: str) -> dict[str, Any]:
             "mm_text_select_layer": _TEXT_LAYERS[config.text_layer],
             "mm_text_select_feature": "cls_patch",
         }
-    return dict(sorted(values.items())) | {RECORD: {"processor": model.choices}}
+    return values
 
 
 def _rope(parameters: dict[str, Any], folder: Path) -> dict[str, Any]:

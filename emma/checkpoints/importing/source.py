@@ -2,15 +2,25 @@
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from emma.checkpoints.importing.places import find_folder
 from emma.checkpoints.importing.tensor_files import Entry, counted, main_weights, tensors_of
-from emma.checkpoints.upstream_names import FUSION, PROJECTOR, TOWER, clip_from_llava, hf_to_llava
+from emma.checkpoints.upstream_names import (
+    ADAPTER_CONFIG,
+    FUSION,
+    PROJECTOR,
+    TOWER,
+    clip_from_llava,
+    hf_to_llava,
+    to_llava,
+)
 from emma.errors import EmmaError
 
 _LORA = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
@@ -71,6 +81,8 @@ def read_source(folder: Path, assets: Path | None, llm: str | None) -> Source:
     Raises:
         EmmaError: says what is there instead, or what is missing or damaged.
     """
+    if folder.is_file():
+        return _read_adapter_file(folder, assets, llm)
     config = read_json(folder, "config.json")
     if config.get("model_type") == "emma":
         raise EmmaError(f"{folder} is a model folder of this project already: it loads as it is")
@@ -159,12 +171,33 @@ def _read_stage1(folder: Path, config: dict[str, Any], assets: Path | None, llm:
     tensors = _projector_file(folder) | _tower_file(folder)
     source = Source(folder, "", config, tensors, stage="pretrain")
     source.kind = f"{'EMMA' if source.is_emma else 'LLaVA-1.5'}, stage 1"
-    source.llm_folder = _base(llm or config.get("_name_or_path"), source, assets)
+    return _on_base(source, llm or config.get("_name_or_path"), assets)
+
+
+def _read_adapter_file(file: Path, assets: Path | None, llm: str | None) -> Source:
+    """What `export --format adapter` wrote."""
+    entries = tensors_of(file) if file.suffix == ".safetensors" else {}
+    with safe_open(file, framework="pt") if entries else nullcontext() as opened:
+        metadata = (opened.metadata() or {}) if opened else {}
+    if ADAPTER_CONFIG not in metadata:
+        raise EmmaError(f"{file} is no adapter that this project exported; give a folder, or such a file")
+    config = json.loads(metadata[ADAPTER_CONFIG])
+    try:
+        tensors = {to_llava(name, config["mm_projector_type"]): entry for name, entry in entries.items()}
+    except ValueError as error:
+        raise EmmaError(f"{file}: only adapters with alignment linear or none can be imported ({error})") from error
+    return _on_base(Source(file, "exported adapter", config, tensors, stage="pretrain"), llm, assets)
+
+
+def _on_base(source: Source, llm: str | None, assets: Path | None) -> Source:
+    """With the tensors of the base LLM, of which a LLaVA folder's projector and towers are left out."""
+    source.llm_folder = _base(llm, source, assets)
     source.bases["llm"] = source.llm_folder
     base = main_weights(source.llm_folder)
     if not base:
         raise EmmaError(f"base LLM {source.llm_folder} has no model.safetensors or pytorch_model.bin")
-    source.tensors = {name: entry for name, entry in base.items() if not name.startswith((PROJECTOR, TOWER))} | tensors
+    own = source.tensors
+    source.tensors = {name: entry for name, entry in base.items() if not name.startswith((PROJECTOR, TOWER))} | own
     return source
 
 
