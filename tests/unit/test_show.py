@@ -79,6 +79,16 @@ def test_parts_alone(folder, tmp_path):
     assert set(llm["parts"]) == {"LLM"}
 
 
+def test_a_run_and_its_checkpoints(finished):
+    _, pretrained, tuned = finished
+    assert describe(tuned)["kind"] == "folder without weights; its folders model look like models"
+    for run, parts in ((pretrained, 3), (tuned, 4)):
+        facts = describe(run / "checkpoint-6")
+        assert facts["kind"].startswith("training checkpoint of this project")
+        assert facts["problems"] == []
+        assert len(facts["parts"]) == parts
+
+
 def test_other_kinds(tmp_path):
     assert describe(FOUNDATION / "clip")["kind"] == "CLIP model, open_clip's"
     assert set(describe(FOUNDATION / "clip")["parts"]) == {"vision tower", "text tower"}
@@ -156,6 +166,7 @@ def test_damaged_json_and_pickles_are_told(folder):
     (folder / "pytorch_model.bin").write_bytes(b"no pickle")
     problems = "\n".join(describe(folder)["problems"])
     assert "config.json is damaged" in problems
+    assert "nobody knows which tensors there should be" in problems
     assert "pytorch_model.bin is no file of tensors" in problems
 
 

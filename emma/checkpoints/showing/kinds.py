@@ -34,9 +34,9 @@ def kind_of(path: Path, config: dict[str, Any], found: Inventory) -> str:
         return kind if names else "file without tensors that can be read"
     if (path / LORA_RECORD).is_file():
         return "LoRA adapter folder of this project: trained tensors and the record of their base"
+    if (path / "trainer_state.json").is_file() and any(name.startswith(_OURS) for name in names):
+        return "training checkpoint of this project: trained tensors, optimizer and schedule, to resume from"
     if config.get("model_type") == "emma" or any(name.startswith(("towers.", "llm.")) for name in names):
-        if not any(name.startswith("llm.model.embed_tokens.") for name in names):
-            return "stage-1 checkpoint of this project: the trained adapter alone" if names else "EMMA without weights"
         return "EMMA model folder of this project, self-contained"
     if (path / "open_clip_config.json").is_file():
         return "CLIP model, open_clip's"

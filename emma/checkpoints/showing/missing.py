@@ -6,14 +6,14 @@ from emma.checkpoints.showing.inventory import Inventory
 
 
 def missing_tensors(config: dict[str, Any], found: Inventory) -> list[str]:
-    """Sentences; empty if all is there, or if only trained tensors were to be saved (no LLM among them)."""
+    """Sentences; empty if all is there."""
     import torch
 
     from emma.checkpoints.importing.tensor_files import counted
     from emma.model import EmmaConfig, EmmaForConditionalGeneration
 
-    if not any(name.startswith("llm.model.") and "lora_" not in name for name in found.tensors):
-        return []
+    if not config:
+        return ["config.json is missing or damaged, so that nobody knows which tensors there should be"]
     try:
         with torch.device("meta"):
             model = EmmaForConditionalGeneration(EmmaConfig.from_dict(config))

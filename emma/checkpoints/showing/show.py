@@ -40,6 +40,7 @@ def describe(path: Path) -> dict[str, Any]:
     problems += found.problems
     if "this project" in kind:
         problems += [f"{SEAL}: {defect}" for defect in defects(path)]
+    if kind.startswith("EMMA model folder"):
         problems += missing_tensors(config, found)
     return {
         "path": str(path.absolute()),
